@@ -1,0 +1,123 @@
+"""The command line: python -m mifad_lite data | train | evaluate | predict | bench."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from .baseline import ResNetConfig
+from .checkpoint import SHIPPED, load_network
+from .data import CLASSES, FaceData, load_fer2013
+from .evaluate import evaluate_split
+from .model import PRESETS
+from .records import provenance, write_record
+from .synthetic import synthetic_data
+from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
+
+
+def get_data(source: str | None) -> FaceData:
+    """"drawn" gives drawn faces; a path or None goes to `load_fer2013`."""
+    return synthetic_data() if source == "drawn" else load_fer2013(source)
+
+
+def data_command(args: argparse.Namespace) -> None:
+    data = get_data(args.data)
+    print(f"{data.name}, sha256 {data.sha256}")
+    print(f"{'':10}" + "".join(f"{name:>10}" for name in ("train", "public", "private")))
+    splits = (data.train, data.public, data.private)
+    for number, name in enumerate(CLASSES):
+        print(f"{name:10}" + "".join(f"{int((s.labels == number).sum()):10,}" for s in splits))
+    print(f"{'all':10}" + "".join(f"{len(s):10,}" for s in splits))
+    twins = ["" if s.twin is None else f"{int(s.twin.sum()):,}" for s in splits]
+    print(f"{'twins':10}" + "".join(f"{t:>10}" for t in twins))
+
+
+def train_command(args: argparse.Namespace) -> None:
+    config = profile(args.profile)
+    network = PRESETS[args.preset].to_dict() if args.preset else dict(config.network)
+    changes = {k: v for k in ("epochs", "batch", "lr", "margin", "seed", "loss") if (v := getattr(args, k)) is not None}
+    if args.loss and args.loss != "angular":
+        network["head"] = "linear"
+    if args.arch == "resnet18":
+        network = ResNetConfig(args.width).to_dict()
+        changes |= {"loss": args.loss or "softmax"}
+    if args.compile is not None:
+        changes["compile"] = args.compile
+    config = replace(config, arch=args.arch, network=network, **changes)
+    _, record = fit(get_data(args.data), config, args.out, resume=args.resume, log=lambda line: print(line, flush=True))
+    print(f"best on the public test: {100 * record['best_public_accuracy']:.2f} % after epoch {record['best_epoch']}")
+    print(f"checkpoint, state and record: {args.out}/")
+
+
+def evaluate_command(args: argparse.Namespace) -> None:
+    net, meta = load_network(args.checkpoint)
+    data = get_data(args.data)
+    record = {"kind": "evaluate", **provenance(data.name, data.sha256), "network": meta, "flip": args.flip}
+    record["splits"] = {}
+    mirrored = ", averaged with the mirror image" if args.flip else ""
+    print(f"{args.checkpoint or SHIPPED.name} on {data.name}{mirrored}")
+    for name in ("public", "private"):
+        result = record["splits"][name] = evaluate_split(net, getattr(data, name), flip=args.flip)
+        for part, s in result.items():
+            low, high = s["wilson_95"]
+            print(
+                f"{name + ' test,':14} {part.replace('_', '-'):9}  {100 * s['accuracy']:.2f} %"
+                f"  (95 %: {100 * low:.2f} to {100 * high:.2f}; {s['hits']:,} of {s['n']:,})"
+            )
+    per_class = record["splits"]["private"]["whole"]["per_class"]
+    shown = (f"{name} {'-' if r is None else f'{100 * r:.2f} %'}" for name, r in per_class.items())
+    print("private test per class: " + ", ".join(shown))
+    if args.out:
+        write_record(args.out, record)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("mifad_lite", description="MIFAD-Net: train, evaluate, predict, measure.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def data_option(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--data", help="FER2013 (csv, archive, folder) or 'drawn'; found if not named")
+
+    data_option(command("data", data_command, "Read the data set, check it and count it."))
+
+    train = command("train", train_command, "Train a network.")
+    data_option(train)
+    train.add_argument("--profile", default="cpu", choices=PROFILES)
+    train.add_argument("--out", default="runs/train", type=Path, help="folder of checkpoint, state and record")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--arch", default="mifad", choices=("mifad", "resnet18"))
+    train.add_argument("--preset", choices=PRESETS, help="size of MIFAD-Net, in place of the profile's")
+    train.add_argument("--width", default=64, type=int, help="first stage of the ResNet")
+    train.add_argument("--loss", choices=LOSSES)
+    train.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    for name, kind in (("epochs", int), ("batch", int), ("lr", float), ("margin", float), ("seed", int)):
+        train.add_argument(f"--{name}", type=kind)
+
+    evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
+    data_option(evaluate)
+    evaluate.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
+    evaluate.add_argument("--out", type=Path, help="write the record here")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, FileNotFoundError, PermissionError, TrainingStopped) as error:
+        print(f"mifad_lite {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"mifad_lite {args.command}: stopped by you; what was written is whole", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

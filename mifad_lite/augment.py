@@ -1,0 +1,76 @@
+"""Augmentation as batched tensor code on the data's device, float32, one draw per image.
+
+A batch arrives as uint8 and leaves as float32 in [0, 1]. With every strength at 0 it leaves unchanged.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strengths. All zero is the identity.
+
+    flip: probability of a left-right mirror.
+    rotate: largest rotation in degrees.  scale: largest relative zoom.  shift: largest shift, as a part of the side.
+    brightness, contrast: largest change, as a part of the range and of the contrast.
+    erase: probability that a rectangle of at most a third of each side is filled with noise.
+    """
+
+    flip: float = 0.5
+    rotate: float = 10.0
+    scale: float = 0.1
+    shift: float = 0.06
+    brightness: float = 0.1
+    contrast: float = 0.2
+    erase: float = 0.1
+
+    @classmethod
+    def none(cls) -> "Augmentation":
+        return cls(0, 0, 0, 0, 0, 0, 0)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 (B, 1, H, W) -> float32 in [0, 1]."""
+    return images.float() / 255
+
+
+def augment(images: Tensor, strength: Augmentation, generator: torch.Generator | None = None) -> Tensor:
+    """uint8 (B, 1, H, W) -> float32 (B, 1, H, W) in [0, 1], each image changed by its own random draw."""
+    x = to_float(images)
+    batch, _, height, width = x.shape
+
+    def uniform(*shape: int) -> Tensor:  # in [-1, 1)
+        return torch.rand(shape, generator=generator, device=x.device) * 2 - 1
+
+    def chance(p: float) -> Tensor:
+        return torch.rand(batch, generator=generator, device=x.device) < p
+
+    if strength.flip:
+        x = torch.where(chance(strength.flip)[:, None, None, None], x.flip(3), x)
+    if strength.rotate or strength.scale or strength.shift:
+        angle = torch.deg2rad(strength.rotate * uniform(batch))
+        zoom = 1 + strength.scale * uniform(batch)
+        move = 2 * strength.shift * uniform(batch, 2)  # grid coordinates span 2
+        cos, sin = zoom * angle.cos(), zoom * angle.sin()
+        matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], dim=1).view(batch, 2, 3)
+        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+        x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    if strength.contrast or strength.brightness:
+        mean = x.mean((1, 2, 3), keepdim=True)
+        gain = 1 + strength.contrast * uniform(batch, 1, 1, 1)
+        x = ((x - mean) * gain + mean + strength.brightness * uniform(batch, 1, 1, 1)).clamp(0, 1)
+    if strength.erase:
+        side = torch.rand(batch, 2, generator=generator, device=x.device) * 0.23 + 0.1  # parts of height and width
+        corner = torch.rand(batch, 2, generator=generator, device=x.device) * (1 - side)
+        rows = torch.arange(height, device=x.device) / height
+        cols = torch.arange(width, device=x.device) / width
+        in_rows = (rows >= corner[:, :1]) & (rows < corner[:, :1] + side[:, :1])  # (B, H)
+        in_cols = (cols >= corner[:, 1:]) & (cols < corner[:, 1:] + side[:, 1:])  # (B, W)
+        hole = in_rows[:, None, :, None] & in_cols[:, None, None, :] & chance(strength.erase)[:, None, None, None]
+        noise = torch.rand(x.shape, generator=generator, device=x.device)
+        x = torch.where(hole, noise, x)
+    return x

@@ -1,0 +1,70 @@
+"""The baseline for honesty: a ResNet-18 for 48 x 48 pixels, trainable with the same `fit`."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """width: channels of the first stage (64 in ResNet-18). The other fields mean what they mean in `MIFADConfig`."""
+
+    width: int = 64
+    classes: int = 7
+    head: str = "linear"
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, Figure 5 left)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu_(self.norm1(self.conv1(x)))
+        return torch.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 with a 3x3 first convolution and no first pool, as usual for small images.
+
+    (B, 1, 48, 48) in [0, 1] -> (B, classes) logits; `features` gives (B, 8 * width).
+    """
+
+    def __init__(self, config: ResNetConfig | None = None):
+        super().__init__()
+        self.config = config = config or ResNetConfig()
+        w = config.width
+        self.stem = nn.Sequential(nn.Conv2d(1, w, 3, 1, 1, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True))
+        blocks, inputs = [], w
+        for outputs, stride in ((w, 1), (2 * w, 2), (4 * w, 2), (8 * w, 2)):
+            blocks += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
+            inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(8 * w, config.classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.blocks(self.stem((x - 0.5) * 4)).mean((2, 3))  # (B, 8w, 6, 6) -> (B, 8w)
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        return self.head(embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))

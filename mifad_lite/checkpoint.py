@@ -1,0 +1,71 @@
+"""Networks on disk: weights in safetensors, what they are in its metadata. Nothing is unpickled, ever."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .baseline import ResNet18, ResNetConfig
+from .model import MIFADConfig, MIFADNet
+from .records import write_atomically
+
+SHIPPED = Path(__file__).parent / "pretrained" / "mifad_lite.safetensors"
+ARCHITECTURES = {"mifad": (MIFADNet, MIFADConfig), "resnet18": (ResNet18, ResNetConfig)}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, damaged, or of something else. The message is one sentence."""
+
+
+def build(arch: str, config: dict) -> nn.Module:
+    """A fresh network from its architecture's name ("mifad", "resnet18") and a dict of its configuration."""
+    network, configuration = ARCHITECTURES[arch]
+    return network(configuration(**config))
+
+
+def write_tensors(path: Path | str, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write tensors and a JSON-able dict as one safetensors file, atomically."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={"mifad": json.dumps(meta)}))
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """Read what `write_tensors` wrote. Raises CheckpointError for anything else."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = (file.metadata() or {}).get("mifad")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if meta is None:
+            raise CheckpointError(f"{path}: a safetensors file, but not one that mifad_lite wrote")
+        return tensors, json.loads(meta)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from None
+
+
+def save_network(path: Path | str, net: nn.Module, **meta) -> None:
+    """Save weights and buffers with what is needed to build the network again, and any further `meta`."""
+    arch = next(name for name, (network, _) in ARCHITECTURES.items() if isinstance(net, network))
+    write_tensors(path, net.state_dict(), {"arch": arch, "config": net.config.to_dict(), **meta})
+
+
+def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
+    """The network of a checkpoint in evaluation mode, and its metadata. Without a path: the one that ships.
+
+    Raises CheckpointError for a missing, damaged or foreign file, or weights that are not finite.
+    """
+    path = SHIPPED if path is None else path
+    tensors, meta = read_tensors(path)
+    try:
+        net = build(meta["arch"], meta["config"])
+        net.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: the weights do not fit the network they name ({first})") from None
+    bad = next((n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
+    if bad:
+        raise CheckpointError(f"{path}: the tensor {bad} holds NaN or infinity")
+    return net.eval(), meta

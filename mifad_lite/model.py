@@ -1,0 +1,123 @@
+"""MIFAD-Net on one page (paper Figure 1): columns, fusion at depths 4, 5 and 6, embedding, cosines."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .columns import FUSED_DEPTHS, Column
+from .fusion import InteractiveFusion
+from .losses import CosineClassifier
+
+
+@dataclass(frozen=True)
+class MIFADConfig:
+    """Everything that shapes the network.
+
+    kernel_sizes: one odd kernel size per column. The paper uses (7, 5, 3); its Table 4 also has two and
+        four columns, for which we take (3, 5) and (3, 5, 7, 9).
+    widths: six channel counts, or one such tuple per column ("different thickness scales").
+    channels: C, the width at which the columns are fused.
+    attention: "both", "channel", "spatial" or "none" (Table 5).
+    fusion: "concat", "add" or "mul" (Table 6).
+    pool_grid: each fused map is average-pooled to a grid of this side before the embedding.
+    embedding: E, the size of the embedding.
+    head: "cosine" for the angular loss, "linear" for softmax, center and Island loss.
+    scale: s, which turns cosines into logits.
+    """
+
+    kernel_sizes: tuple[int, ...] = (7, 5, 3)
+    widths: tuple = (16, 32, 48, 64, 64, 64)
+    channels: int = 64
+    attention: str = "both"
+    fusion: str = "concat"
+    pool_grid: int = 1
+    embedding: int = 128
+    classes: int = 7
+    head: str = "cosine"
+    scale: float = 16.0
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        nested = [tuple(w) if isinstance(w, Sequence) else w for w in self.widths]  # lists, as JSON gives them
+        object.__setattr__(self, "kernel_sizes", tuple(self.kernel_sizes))
+        object.__setattr__(self, "widths", tuple(nested))
+        if not self.kernel_sizes:
+            raise ValueError("kernel_sizes is empty: name at least one odd kernel size")
+        if self.head not in ("cosine", "linear"):
+            raise ValueError(f"head {self.head!r} is unknown: use cosine or linear")
+        per_column = any(isinstance(w, tuple) for w in nested)
+        if per_column and len(nested) != len(self.kernel_sizes):
+            raise ValueError(f"{len(nested)} tuples of widths were given for {len(self.kernel_sizes)} columns")
+
+    def column_widths(self) -> list[tuple[int, ...]]:
+        """The six widths of each column."""
+        shared = not isinstance(self.widths[0], tuple)
+        return [self.widths] * len(self.kernel_sizes) if shared else list(self.widths)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+class MIFADNet(nn.Module):
+    """The whole network: (B, 1, 48, 48) in [0, 1] -> (B, classes) logits without margin.
+
+    Source: Figure 1. Normalisation to mean 0 and the embedding's batch norm are our decisions.
+    """
+
+    def __init__(self, config: MIFADConfig | None = None):
+        super().__init__()
+        self.config = config = config or MIFADConfig()
+        widths = config.column_widths()
+        self.columns = nn.ModuleList(Column(k, w) for k, w in zip(config.kernel_sizes, widths, strict=True))
+        self.fusions = nn.ModuleList(
+            InteractiveFusion([w[depth - 1] for w in widths], config.channels, config.attention, config.fusion)
+            for depth in FUSED_DEPTHS
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.embed = nn.Linear(len(FUSED_DEPTHS) * config.channels * config.pool_grid**2, config.embedding, bias=False)
+        self.norm = nn.BatchNorm1d(config.embedding)
+        if config.head == "cosine":
+            self.head = CosineClassifier(config.embedding, config.classes)
+        else:
+            self.head = nn.Linear(config.embedding, config.classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def features(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, dict[int, dict[str, Tensor]]]:
+        """(B, 1, 48, 48) in [0, 1] -> (B, E), and with `return_maps` also {depth: {gate, channel, spatial}}."""
+        x = (x - 0.5) * 4  # FER2013 has mean 0.51 and standard deviation 0.25
+        by_column = [column(x) for column in self.columns]  # K lists of three maps (B, C_k, 12, 12)
+        pooled, seen = [], {}
+        for depth, fusion, maps in zip(FUSED_DEPTHS, self.fusions, zip(*by_column, strict=True), strict=True):
+            fused = fusion(maps, return_maps=return_maps)  # (B, C, 12, 12)
+            if return_maps:
+                fused, seen[depth] = fused
+            pooled.append(nn.functional.adaptive_avg_pool2d(fused, self.config.pool_grid).flatten(1))
+        embedding = self.norm(self.embed(self.dropout(torch.cat(pooled, dim=1))))
+        return (embedding, seen) if return_maps else embedding
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """(B, E) -> (B, classes) logits: s cos(theta) for the cosine head."""
+        logits = self.head(embedding)
+        return self.config.scale * logits if self.config.head == "cosine" else logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+THICKNESS = ((16, 16, 32, 48, 48, 48), (16, 32, 48, 64, 64, 64), (16, 32, 64, 96, 96, 128))  # of the columns 7, 5, 3
+
+PRESETS = {
+    "tiny": MIFADConfig(widths=(4, 8, 12, 12, 12, 12), channels=16, embedding=32),
+    "lite": MIFADConfig(widths=THICKNESS, channels=48, pool_grid=3, dropout=0.2),
+    "base": MIFADConfig(
+        widths=tuple(tuple(2 * w for w in column) for column in THICKNESS),
+        channels=96,
+        pool_grid=3,
+        embedding=256,
+        dropout=0.3,
+    ),
+}

@@ -1,0 +1,77 @@
+"""Run records: small JSON files that commands write and the book reads. No number reaches the book another way."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def provenance(data_name: str, data_sha256: str, device: str = "cpu") -> dict:
+    """Commit, data hash, device, versions and date: what a reader needs to repeat a number."""
+    return {
+        "commit": git_commit(),
+        "data": {"name": data_name, "sha256": data_sha256},
+        "device": device_name(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_commit() -> str:
+    """The commit of the package's own checkout, "+changes" where mifad_lite differs from it, "unknown" outside git."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def device_name(device: str) -> str:
+    """A GPU by its name, a CPU by its model, its core count and what speeds bfloat16 up."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model, flags = platform.processor() or platform.machine(), ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        fields = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
+        fields = {k.strip(): v.strip() for k, v in fields.items()}
+        model = fields.get("model name", model)
+        flags = ", ".join(f for f in ("amx_bf16", "avx512_bf16") if f in fields.get("flags", "").split())
+    return f"{model}, {torch.get_num_threads()} threads" + (f", {flags}" if flags else "")
+
+
+def write_atomically(path: Path | str, write) -> None:
+    """Call `write(temporary path)`, then rename: a reader sees the old file or the new one, never half of one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_record(path: Path | str, record: dict) -> None:
+    """Write a record as indented JSON. Raises ValueError where it holds NaN or infinity, before touching the file."""
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda p: p.write_text(text))
+
+
+def read_record(path: Path | str) -> dict:
+    """Read a record. Raises ValueError with one sentence where the file is absent or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such record; the command that writes it has not run here") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: this is not a JSON record ({error})") from None

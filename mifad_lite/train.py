@@ -1,0 +1,323 @@
+"""Training: profiles, the objective, and one loop that resumes bit for bit on a CPU."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .augment import Augmentation, augment
+from .checkpoint import build, read_tensors, save_network, write_tensors
+from .data import FaceData
+from .evaluate import accuracy, predict_logits
+from .losses import AngularDistanceLoss, CenterLoss, IslandLoss
+from .model import PRESETS
+from .records import provenance, write_record
+
+LOSSES = ("angular", "softmax", "center", "island")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run, whole.
+
+    arch, network: a name and a configuration as in `checkpoint.build`.
+    loss: "angular", "softmax", "center" or "island"; margin (radians) is for the first, aux_weight (lambda) for the
+        last two.  ramp: part of the run over which the margin rises from 0.
+    optimizer: "adamw", "adam" or "sgd" (Nesterov).  schedule: "one-cycle", "cosine" or "constant".
+    warmup: part of a one-cycle run that rises.  ema: horizon of the weight average as a part of the run, 0 for none.
+    clip: largest gradient norm.  bf16, channels_last, compile: how the steps are computed.
+    """
+
+    arch: str = "mifad"
+    network: dict = field(default_factory=lambda: PRESETS["lite"].to_dict())
+    loss: str = "angular"
+    margin: float = 0.1
+    ramp: float = 0.3
+    aux_weight: float = 0.003
+    epochs: int = 30
+    batch: int = 128
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    schedule: str = "one-cycle"
+    warmup: float = 0.2
+    ema: float = 0.03
+    clip: float = 5.0
+    bf16: bool = True
+    channels_last: bool = True
+    compile: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("loss", LOSSES),
+            ("optimizer", ("adamw", "adam", "sgd")),
+            ("schedule", ("one-cycle", "cosine", "constant")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")
+        if self.epochs < 1 or self.batch < 2:
+            raise ValueError(f"epochs = {self.epochs} must be at least 1 and batch = {self.batch} at least 2")
+        if self.loss == "angular" and self.network.get("head") != "cosine":
+            raise ValueError("the angular loss needs cosines: set the network's head to 'cosine'")
+        if isinstance(self.augmentation, dict):
+            object.__setattr__(self, "augmentation", Augmentation(**self.augmentation))
+
+    def to_dict(self) -> dict:
+        return json.loads(json.dumps(asdict(self)))  # tuples as JSON has them, so that a resumed run compares equal
+
+
+PROFILES = {
+    "smoke": TrainConfig(network=PRESETS["tiny"].to_dict(), epochs=4, batch=64, lr=8e-3, bf16=False),
+    "cpu": TrainConfig(),
+    "gpu": TrainConfig(network=PRESETS["base"].to_dict(), epochs=60, batch=256, compile=True),
+    # As the paper states it. It names no augmentation, no schedule and no weight decay, so there is none.
+    "paper": TrainConfig(
+        network=PRESETS["base"].to_dict(),
+        epochs=300,
+        batch=16,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        ema=0.0,
+        ramp=0.0,
+        augmentation=Augmentation.none(),
+    ),
+}
+
+
+class TrainingStopped(RuntimeError):
+    """A loss or gradient that is not finite. The message says where, and what to change."""
+
+
+class Objective(nn.Module):
+    """A loss of Table 3 over a network's embedding and its head, in float32."""
+
+    def __init__(self, config: TrainConfig, embedding: int, classes: int):
+        super().__init__()
+        self.angular = self.aux = None
+        self.aux_weight = config.aux_weight
+        if config.loss == "angular":
+            self.angular = AngularDistanceLoss(config.network["scale"], config.margin)
+        elif config.loss in ("center", "island"):
+            self.aux = (CenterLoss if config.loss == "center" else IslandLoss)(classes, embedding)
+
+    def forward(self, net: nn.Module, embedding: Tensor, labels: Tensor, ramp: float) -> tuple[Tensor, Tensor]:
+        """Embedding (B, E), labels (B,) -> loss, and what to take the arg max of (B, classes)."""
+        if self.angular is not None:
+            cosines = net.head(embedding)
+            return self.angular(cosines, labels, ramp), cosines
+        logits = net.classify(embedding).float()
+        loss = F.cross_entropy(logits, labels)
+        if self.aux is not None:
+            loss = loss + self.aux_weight * self.aux(embedding, labels)
+        return loss, logits
+
+
+def lr_factor(schedule: str, t: float, warmup: float = 0.2) -> float:
+    """Part of the peak learning rate at t in [0, 1] of the run."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "one-cycle" and t < warmup:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * t / warmup)) / 2
+    start = warmup if schedule == "one-cycle" else 0.0
+    return max(1e-3, (1 + math.cos(math.pi * (t - start) / (1 - start))) / 2)
+
+
+def make_optimizer(config: TrainConfig, net: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
+    """Convolution and linear weights decay. Biases, norms, alpha, beta, centers and cosine directions do not."""
+    decay, keep = [], []
+    for name, p in net.named_parameters():
+        cosine_head = name == "head.weight" and config.network.get("head") == "cosine"
+        (decay if p.ndim > 1 and not cosine_head else keep).append(p)
+    groups = [
+        {"params": decay, "weight_decay": config.weight_decay},
+        {"params": keep + list(objective.parameters()), "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr)
+
+
+@torch.no_grad()
+def ema_update(average: dict[str, Tensor], current: dict[str, Tensor], decay: float) -> None:
+    for name, a in average.items():
+        if a.is_floating_point():
+            a.lerp_(current[name], 1 - decay)
+        else:
+            a.copy_(current[name])
+
+
+def fit(
+    data: FaceData,
+    config: TrainConfig,
+    folder: Path | str | None = None,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    log: Callable[[str], None] | None = None,
+    progress: bool | None = None,
+) -> tuple[nn.Module, dict]:
+    """Train on `data.train`, watch `data.public`, never look at `data.private`.
+
+    Returns the averaged network of the epoch that was best on the public test, and the run's record.
+
+    folder: where last.safetensors, best.safetensors and record.json go after every epoch. None writes nothing.
+    resume: go on from folder/last.safetensors. On a CPU the result is bit for bit that of an uncut run.
+    log: called with one line per epoch.  progress: a tqdm bar (default: where standard error is a terminal).
+
+    Raises TrainingStopped at a loss or gradient norm that is not finite; ValueError where the folder holds another run.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = torch.device(device).type
+    folder = None if folder is None else Path(folder)
+    origin = provenance(data.name, data.sha256, device)  # of the code as it started
+    torch.manual_seed(config.seed)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = build(config.arch, config.network).to(device, memory_format=layout)
+    average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
+    average.load_state_dict(net.state_dict())
+    images, labels = data.train.images.to(device), data.train.labels.to(device)
+    with torch.no_grad():
+        width = net.eval().features(torch.zeros(1, 1, 48, 48, device=device)).shape[1]
+    objective = Objective(config, width, config.network["classes"]).to(device)
+    optimizer = make_optimizer(config, net, objective)
+    features = torch.compile(net.features) if config.compile else net.features
+
+    batch = min(config.batch, len(images))
+    steps = len(images) // batch
+    total = steps * config.epochs
+    history: list[dict] = []
+    best = -1.0
+    best_state = None
+    if resume and folder is not None and (folder / "last.safetensors").exists():
+        history, best = load_state(folder / "last.safetensors", config, data, net, average, objective, optimizer)
+        best_state = read_tensors(folder / "best.safetensors")[0]
+    elif folder is not None and (folder / "last.safetensors").exists():
+        raise ValueError(f"{folder} already holds a run: go on with --resume, or name another folder")
+
+    for epoch in range(len(history), config.epochs):
+        began = time.perf_counter()
+        torch.manual_seed(config.seed * 100_003 + epoch)  # dropout
+        generator = torch.Generator(device).manual_seed(config.seed * 100_003 + epoch)  # order and augmentation
+        order = torch.randperm(len(images), generator=generator, device=device)
+        net.train()
+        sums = torch.zeros(2, device=device)  # loss, hits
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        bar = tqdm(range(steps), title, leave=False, unit="step", disable=None if progress is None else not progress)
+        for step in bar:
+            t = (epoch * steps + step) / total
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * lr_factor(config.schedule, t, config.warmup)
+            index = order[step * batch : (step + 1) * batch]
+            x = augment(images[index], config.augmentation, generator).contiguous(memory_format=layout)
+            y = labels[index]
+            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
+                embedding = features(x)
+                loss, scores = objective(net, embedding, y, min(1.0, t / config.ramp) if config.ramp else 1.0)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+            if not torch.isfinite(norm + loss.detach()):
+                raise TrainingStopped(
+                    f"epoch {epoch + 1}, step {step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}; "
+                    "lower lr or the margin; the last whole epoch is kept"
+                )
+            optimizer.step()
+            n = epoch * steps + step + 1
+            decay = min(1 - 1 / max(1.0, config.ema * total), (1 + n) / (10 + n)) if config.ema else 0.0
+            ema_update(average.state_dict(), net.state_dict(), decay)
+            sums += torch.stack([loss.detach(), (scores.argmax(1) == y).float().mean()])
+        public = accuracy(predict_logits(average, data.public.images, bf16=config.bf16), data.public.labels)
+        seconds = time.perf_counter() - began
+        mean_loss, train_accuracy = (sums / steps).tolist()
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": round(mean_loss, 6),
+                "train_accuracy": round(train_accuracy, 6),
+                "public_accuracy": round(public, 6),
+                "lr": optimizer.param_groups[0]["lr"],
+                "seconds": round(seconds, 2),
+            }
+        )
+        if public > best:
+            best = public
+            best_state = {k: v.clone() for k, v in average.state_dict().items()}
+        record = make_record(config, origin, history, best)
+        if folder is not None:
+            if history[-1]["public_accuracy"] == round(best, 6):
+                save_network(folder / "best.safetensors", average, epoch=epoch + 1, public_accuracy=best)
+            save_state(folder / "last.safetensors", config, data, history, best, net, average, objective, optimizer)
+            write_record(folder / "record.json", record)
+        if log:
+            log(
+                f"epoch {epoch + 1:>3}/{config.epochs}  loss {mean_loss:.4f}  train {100 * train_accuracy:.2f} %  "
+                f"public test {100 * public:.2f} %  {steps * batch / seconds:.0f} images/s"
+            )
+    average.load_state_dict(best_state)
+    return average.eval(), make_record(config, origin, history, best)
+
+
+def make_record(config: TrainConfig, origin: dict, history: list[dict], best: float) -> dict:
+    return {
+        "kind": "train",
+        **origin,
+        "config": config.to_dict(),
+        "seed": config.seed,
+        "best_epoch": max(history, key=lambda h: h["public_accuracy"])["epoch"],
+        "best_public_accuracy": best,
+        "seconds": round(sum(h["seconds"] for h in history), 2),
+        "epochs": history,
+    }
+
+
+def save_state(path, config, data, history, best, net, average, objective, optimizer) -> None:
+    """Everything that the next epoch needs, in one file, so that it is either all there or not."""
+    tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= {f"objective.{k}": v for k, v in objective.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    meta = {"config": config.to_dict(), "data": data.sha256, "history": history, "best": best}
+    write_tensors(path, tensors, meta)
+
+
+def load_state(path, config, data, net, average, objective, optimizer) -> tuple[list[dict], float]:
+    """Undo `save_state`: -> history, best public accuracy. Raises ValueError where the file is of another run."""
+    tensors, meta = read_tensors(path)
+    if meta["data"] != data.sha256:
+        raise ValueError(f"{path}: this run was trained on other data; resume it with the same, or start a new folder")
+    if meta["config"] != config.to_dict():
+        changed = [k for k, v in config.to_dict().items() if meta["config"].get(k) != v]
+        raise ValueError(f"{path}: this run has another {', '.join(changed)}; resume it unchanged or name a new folder")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    net.load_state_dict(part("net."))
+    average.load_state_dict(part("average."))
+    objective.load_state_dict(part("objective."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return meta["history"], meta["best"]
+
+
+def profile(name: str, **changes) -> TrainConfig:
+    """A named profile with some fields changed. Raises ValueError for an unknown name."""
+    if name not in PROFILES:
+        raise ValueError(f"profile {name!r} is unknown: use one of {', '.join(PROFILES)}")
+    return replace(PROFILES[name], **changes)
