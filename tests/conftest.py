@@ -1,0 +1,80 @@
+"""Fixtures shared by the tests: the repository's root, the book built once a session, and a headless browser."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")  # not through MPLBACKEND: the kernels that nbval starts inherit the environment
+ROOT = Path(__file__).parents[1]
+CHROMIUM_FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+]
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def book_build(tmp_path_factory):
+    """The finished `jupyter-book build` process, warnings as errors, and the folder of HTML pages that it wrote."""
+    out = tmp_path_factory.mktemp("book")
+    script = Path(sysconfig.get_path("scripts")) / "jupyter-book"
+    command = [script, "build", ".", "-W", "-n", "--keep-going", "--path-output", out]
+    process = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return process, out / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def html(book_build):
+    """The folder of built pages."""
+    process, pages = book_build
+    if process.returncode:
+        pytest.fail("the book did not build: see test_book_build.py", pytrace=False)
+    return pages
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium that finds no host on the network; skips where none is installed.
+
+    MIFAD_REQUIRE_BROWSER=1 makes a missing browser an error.
+    """
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if not binary or not driver:
+        reason = "needs Chromium and ChromeDriver (Debian: apt-get install chromium chromium-driver)"
+        if os.environ.get("MIFAD_REQUIRE_BROWSER"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in [*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    chromium = webdriver.Chrome(options=options, service=Service(driver))
+    chromium.set_page_load_timeout(60)
+    chromium.set_script_timeout(60)
+    yield chromium
+    chromium.quit()

@@ -1,0 +1,116 @@
+"""Every built page, opened from disk in a browser without a network: light and dark, on a desk and on a phone.
+
+MIFAD_SCREENSHOTS=DIR also saves a picture of each page there.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Waits for equations and pictures, then says what a reader would see go wrong.
+LOOK = """
+const done = arguments[arguments.length - 1], width = arguments[0], problems = [], named = new Set();
+(async () => {
+  const formulas = document.querySelectorAll(".math").length;
+  if (formulas) {
+    await window.MathJax?.startup?.promise;
+    const drawn = document.querySelectorAll("mjx-container").length;
+    if (drawn < formulas) problems.push(`${formulas} formulas, ${drawn} drawn by MathJax`);
+    document.querySelectorAll("[data-mjx-error]").forEach(e => problems.push("MathJax: " + e.dataset.mjxError));
+    document.querySelectorAll('mjx-assistive-mml mtext[mathcolor="red"]').forEach(
+      e => problems.push("MathJax does not know " + e.textContent));
+  }
+  for (const image of document.images) {
+    image.loading = "eager";
+    await image.decode().catch(() => problems.push("broken image " + image.currentSrc));
+  }
+  for (const { name } of performance.getEntriesByType("resource"))
+    if (!/^(file|data|blob):/.test(name)) problems.push("fetched from the network: " + name);
+  const page = document.documentElement.scrollWidth;
+  if (page > width) problems.push(`scrolls sideways: ${page} px in a window of ${width}`);
+  for (const element of document.querySelectorAll("article *")) {
+    const box = element.getBoundingClientRect();
+    if (!box.width || !box.height || box.right <= width + 1 || element.closest("mjx-assistive-mml")) continue;
+    let fine = false; // inside a box that scrolls, or in an element already named
+    for (let up = element.parentElement; up && !fine; up = up.parentElement)
+      fine = named.has(up) || /auto|scroll/.test(getComputedStyle(up).overflowX);
+    const what = element.textContent.trim() || element.outerHTML;
+    if (!fine) problems.push(`cut off or sticking out: ${element.localName}: ${what.slice(0, 120)}`);
+    named.add(element);
+  }
+  done({ problems, theme: document.documentElement.dataset.theme });
+})().catch(error => done({ problems: ["" + error] }));
+"""
+
+
+def set_window(browser, width, height, theme):
+    """Give the next page a window of `width` x `height` CSS pixels and a reader who prefers `theme`."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    preference = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", preference)
+
+
+def console_errors(browser):
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_the_look_finds_a_bad_page(browser, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(
+        """<html data-theme="light"><body><article><p class="math">x</p><img src="none.png" alt="none">
+        <div style="overflow: hidden"><p style="width: 900px">cut</p></div><p style="width: 950px">wide</p></article>
+        <script src="https://cdn.example.org/lib.js"></script><script>undefined.Queue</script></body></html>"""
+    )
+    set_window(browser, 390, 844, "light")
+    browser.get(page.as_uri())
+    seen = " | ".join(browser.execute_async_script(LOOK, 390)["problems"])
+    for problem in ["1 formulas, 0 drawn", "broken image", "fetched from the network", "scrolls sideways", "cut off"]:
+        assert problem in seen
+    errors = " | ".join(console_errors(browser))
+    for error in ["none.png", "lib.js", "Queue"]:
+        assert error in errors
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_pages_are_whole_offline(browser, html, width, height, theme):
+    problems = []
+    set_window(browser, width, height, theme)
+    for page in [html / "search.html", html / "genindex.html", *sorted(html.glob("book/*.html"))]:
+        name = page.relative_to(html).as_posix()
+        browser.get(page.as_uri())
+        look = browser.execute_async_script(LOOK, width)
+        problems += [f"{name}: {problem}" for problem in look["problems"] + console_errors(browser)]
+        if look["theme"] != theme:
+            problems.append(f"{name}: shown in {look['theme']}")
+        if folder := os.environ.get("MIFAD_SCREENSHOTS"):
+            shot = Path(folder) / f"{name.replace('/', '-').removesuffix('.html')}-{width}-{theme}.png"
+            shot.parent.mkdir(parents=True, exist_ok=True)
+            shot.write_bytes(full_page(browser, width))
+    assert not problems, "\n".join(problems)
+
+
+def test_search_answers_offline(browser, html):
+    set_window(browser, 1280, 900, "light")
+    browser.get((html / "search.html").as_uri() + "?q=mifad")
+    hits = browser.execute_async_script(
+        """const done = arguments[0], started = Date.now();
+        (function wait() {
+          const hits = document.querySelectorAll("#search-results li a").length;
+          hits || Date.now() - started > 10000 ? setTimeout(() => done(hits), 500) : setTimeout(wait, 50);
+        })()"""
+    )
+    assert hits
+    assert not console_errors(browser)
+
+
+def full_page(browser, width):
+    """PNG bytes of the whole page, from top to bottom."""
+    import base64
+
+    size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": width, "height": min(size["height"], 12000), "scale": 1}
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    return base64.b64decode(shot["data"])
