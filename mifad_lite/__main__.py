@@ -1,16 +1,22 @@
-"""The command line: python -m mifad_lite data | train | evaluate | predict | bench."""
+"""The command line: python -m mifad_lite data | train | evaluate | predict | bench | report."""
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from .baseline import ResNetConfig
+from .bench import bench
 from .checkpoint import SHIPPED, load_network
 from .data import CLASSES, FaceData, load_fer2013
 from .evaluate import evaluate_split
 from .model import PRESETS
+from .predict import format_prediction, predict
 from .records import provenance, write_record
+from .report import report
 from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
@@ -30,6 +36,11 @@ def data_command(args: argparse.Namespace) -> None:
     print(f"{'all':10}" + "".join(f"{len(s):10,}" for s in splits))
     twins = ["" if s.twin is None else f"{int(s.twin.sum()):,}" for s in splits]
     print(f"{'twins':10}" + "".join(f"{t:>10}" for t in twins))
+    if args.out:
+        named = dict(zip(("train", "public", "private"), splits, strict=True))
+        counts = {k: torch.bincount(s.labels, minlength=len(CLASSES)).tolist() for k, s in named.items()}
+        twin = {k: int(s.twin.sum()) for k, s in named.items() if s.twin is not None}
+        write_record(args.out, {"kind": "data", **provenance(data.name, data.sha256), "counts": counts, "twins": twin})
 
 
 def train_command(args: argparse.Namespace) -> None:
@@ -71,6 +82,24 @@ def evaluate_command(args: argparse.Namespace) -> None:
         write_record(args.out, record)
 
 
+def bench_command(args: argparse.Namespace) -> None:
+    record = bench(args.batch, args.steps, args.repeats)
+    if args.out:
+        write_record(args.out, record)
+
+
+def report_command(args: argparse.Namespace) -> None:
+    for path in report():
+        print(path)
+
+
+def predict_command(args: argparse.Namespace) -> None:
+    net, _ = load_network(args.checkpoint)
+    found = predict(net, args.image)
+    names = {"image": str(args.image), "checkpoint": str(args.checkpoint or SHIPPED.name)}
+    print(json.dumps({**names, "probabilities": found}) if args.json else format_prediction(found))
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("mifad_lite", description="MIFAD-Net: train, evaluate, predict, measure.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -83,7 +112,12 @@ def make_parser() -> argparse.ArgumentParser:
     def data_option(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--data", help="FER2013 (csv, archive, folder) or 'drawn'; found if not named")
 
-    data_option(command("data", data_command, "Read the data set, check it and count it."))
+    def out_option(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--out", type=Path, help="write the record here")
+
+    data = command("data", data_command, "Read the data set, check it and count it.")
+    data_option(data)
+    out_option(data)
 
     train = command("train", train_command, "Train a network.")
     data_option(train)
@@ -102,7 +136,20 @@ def make_parser() -> argparse.ArgumentParser:
     data_option(evaluate)
     evaluate.add_argument("--checkpoint", type=Path, help="default: the one that ships")
     evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
-    evaluate.add_argument("--out", type=Path, help="write the record here")
+    out_option(evaluate)
+
+    measure = command("bench", bench_command, "Measure images per second, against the columns alone and a naive loop.")
+    measure.add_argument("--batch", default=128, type=int)
+    measure.add_argument("--steps", default=6, type=int, help="steps in a measured epoch")
+    measure.add_argument("--repeats", default=3, type=int, help="times that each variant gets its turn")
+    out_option(measure)
+
+    command("report", report_command, "Fill in the pages' numbers and draw their figures from the committed records.")
+
+    guess = command("predict", predict_command, "Seven probabilities for the face in a picture.")
+    guess.add_argument("image", type=Path, metavar="IMAGE", help="whatever Pillow reads; its central square is used")
+    guess.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    guess.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -1,9 +1,12 @@
-"""The baseline for honesty: a ResNet-18 for 48 x 48 pixels, trainable with the same `fit`."""
+"""Baselines for honesty, trainable with the same `fit`: a ResNet-18 for 48 x 48 pixels, and the columns alone."""
 
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
+
+from .columns import Column
+from .model import MIFADConfig
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,31 @@ class ResNet18(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         return self.blocks(self.stem((x - 0.5) * 4)).mean((2, 3))  # (B, 8w, 6, 6) -> (B, 8w)
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        return self.head(embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+
+class ColumnsNet(nn.Module):
+    """MIFAD-Net's columns and nothing else: their last maps are pooled, concatenated and classified.
+
+    What attention and fusion cost, and what they buy, is measured against this. It reads `kernel_sizes`, `widths` and
+    `classes` of its configuration; the head is linear.
+    """
+
+    def __init__(self, config: MIFADConfig):
+        super().__init__()
+        self.config = config
+        widths = config.column_widths()
+        self.columns = nn.ModuleList(Column(k, w) for k, w in zip(config.kernel_sizes, widths, strict=True))
+        self.head = nn.Linear(sum(w[-1] for w in widths), config.classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = (x - 0.5) * 4
+        return torch.cat([column(x)[-1].mean((2, 3)) for column in self.columns], dim=1)  # (B, sum of last widths)
 
     def classify(self, embedding: Tensor) -> Tensor:
         return self.head(embedding)

@@ -7,12 +7,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .baseline import ResNet18, ResNetConfig
+from .baseline import ColumnsNet, ResNet18, ResNetConfig
 from .model import MIFADConfig, MIFADNet
 from .records import write_atomically
 
 SHIPPED = Path(__file__).parent / "pretrained" / "mifad_lite.safetensors"
-ARCHITECTURES = {"mifad": (MIFADNet, MIFADConfig), "resnet18": (ResNet18, ResNetConfig)}
+ARCHITECTURES = {
+    "mifad": (MIFADNet, MIFADConfig),
+    "resnet18": (ResNet18, ResNetConfig),
+    "columns": (ColumnsNet, MIFADConfig),
+}
 
 
 class CheckpointError(ValueError):
@@ -20,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 def build(arch: str, config: dict) -> nn.Module:
-    """A fresh network from its architecture's name ("mifad", "resnet18") and a dict of its configuration."""
+    """A fresh network from its architecture's name (a key of ARCHITECTURES) and a dict of its configuration."""
     network, configuration = ARCHITECTURES[arch]
     return network(configuration(**config))
 

@@ -111,7 +111,7 @@ class MIFADNet(nn.Module):
 THICKNESS = ((16, 16, 32, 48, 48, 48), (16, 32, 48, 64, 64, 64), (16, 32, 64, 96, 96, 128))  # of the columns 7, 5, 3
 
 PRESETS = {
-    "tiny": MIFADConfig(widths=(4, 8, 12, 12, 12, 12), channels=16, embedding=32),
+    "tiny": MIFADConfig(widths=(8, 16, 16, 16, 16, 16), channels=16, embedding=32),
     "lite": MIFADConfig(widths=THICKNESS, channels=48, pool_grid=3, dropout=0.2),
     "base": MIFADConfig(
         widths=tuple(tuple(2 * w for w in column) for column in THICKNESS),

@@ -10,6 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+# Committed records: book/results in a checkout, and the same files inside an installed package.
+RESULTS = next(
+    (p for p in (Path(__file__).parents[1] / "book" / "results", Path(__file__).parent / "results") if p.is_dir()),
+    Path("book/results"),
+)
+
 
 def provenance(data_name: str, data_sha256: str, device: str = "cpu") -> dict:
     """Commit, data hash, device, versions and date: what a reader needs to repeat a number."""
@@ -68,7 +74,12 @@ def write_record(path: Path | str, record: dict) -> None:
 
 
 def read_record(path: Path | str) -> dict:
-    """Read a record. Raises ValueError with one sentence where the file is absent or is not JSON."""
+    """Read a record: a path, or the bare name of a committed one ("cpu_run").
+
+    Raises ValueError with one sentence where the file is absent or is not JSON.
+    """
+    if str(path).isidentifier():
+        path = RESULTS / f"{path}.json"
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:

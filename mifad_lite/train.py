@@ -76,7 +76,7 @@ class TrainConfig:
 
 
 PROFILES = {
-    "smoke": TrainConfig(network=PRESETS["tiny"].to_dict(), epochs=4, batch=64, lr=8e-3, bf16=False),
+    "smoke": TrainConfig(network=PRESETS["tiny"].to_dict(), epochs=8, batch=64, lr=8e-3, bf16=False),
     "cpu": TrainConfig(),
     "gpu": TrainConfig(network=PRESETS["base"].to_dict(), epochs=60, batch=256, compile=True),
     # As the paper states it. It names no augmentation, no schedule and no weight decay, so there is none.
