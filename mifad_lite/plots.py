@@ -109,7 +109,7 @@ def network_diagram() -> Figure:
     """Figure 1 in our words: three columns, fusion at depths 4, 5 and 6, embedding, angles to seven classes."""
     colors = {7: "#de8f05", 5: "#0173b2", 3: "#029e73"}  # orange, blue, green, as in the paper's Figure 7
     fig, ax = plt.subplots(figsize=(9, 3.9))
-    ax.set(xlim=(0, 18), ylim=(-0.3, 7.3))
+    ax.set(xlim=(0, 18), ylim=(-0.3, 8.1))
     ax.axis("off")
 
     def box(x: float, y: float, width: float, height: float, color: str, text: str = "", size: float = 8) -> None:
@@ -131,8 +131,8 @@ def network_diagram() -> Figure:
             if depth:
                 arrow((x - 0.6, y), (x, y))
             if row == 0:
-                ax.text(x + 0.27, 7.35, str(depth + 1), ha="center", fontsize=8, color="0.35")
-    ax.text(1.9, 7.35, "depth", ha="right", fontsize=8, color="0.35")
+                ax.text(x + 0.27, 7.8, str(depth + 1), ha="center", fontsize=8, color="0.35")
+    ax.text(1.9, 7.8, "depth", ha="right", fontsize=8, color="0.35")
     for i, depth in enumerate((4, 5, 6)):
         y = 5.6 - 2.05 * i
         box(10.6, y - 0.6, 2.5, 1.2, "#f2e6f7", f"gate, attention,\nsplice: depth {depth}", 7.5)

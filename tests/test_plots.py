@@ -1,0 +1,69 @@
+"""Figures say what they are handed, and each reaches the page with a text for those who cannot see it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from mifad_lite import CLASSES, plots
+from mifad_lite.synthetic import synthetic_faces
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def test_show_hands_over_picture_and_alt(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    plots.show(plots.network_diagram(), alt="three columns")
+    (image,) = shown
+    data, metadata = image._repr_mimebundle_()
+    assert data["image/png"]
+    assert metadata["image/png"]["alt"] == "three columns"
+    assert not plt.get_fignums(), "the figure is closed"
+
+
+def test_show_refuses_a_figure_without_alt():
+    with pytest.raises(ValueError, match="alt is empty"):
+        plots.show(Figure(), alt=" ")
+
+
+def test_contact_sheet_puts_each_class_in_its_column():
+    faces = synthetic_faces(14, seed=3)
+    sheet = plots.contact_sheet(faces, rows=2).axes[0].images[0].get_array()
+    for c in range(len(CLASSES)):
+        first = faces.images[(faces.labels == c).nonzero()[0, 0], 0].numpy()
+        np.testing.assert_array_equal(sheet[:48, c * 50 : c * 50 + 48], first)
+
+
+def test_confusion_matrix_prints_percent_of_the_true_class():
+    counts = torch.full((7, 7), 1.0)
+    counts[2] = torch.tensor([0, 0, 3, 1, 0, 0, 0])
+    texts = [t.get_text() for t in plots.confusion_matrix(counts).axes[0].texts]
+    assert texts[14:21] == ["0.0", "0.0", "75.0", "25.0", "0.0", "0.0", "0.0"]
+
+
+def test_confusion_matrix_survives_an_empty_class():
+    counts = torch.zeros(7, 7)
+    assert len(plots.confusion_matrix(counts).axes[0].texts) == 49
+
+
+def test_training_curve_marks_the_best_public_epoch():
+    public = (0.3, 0.5, 0.4)
+    epochs = [{"epoch": i, "loss": 1.0, "train_accuracy": 0.2, "public_accuracy": a} for i, a in enumerate(public, 1)]
+    right = plots.training_curve({"epochs": epochs}).axes[1]
+    assert tuple(right.lines[-1].get_xydata()[0]) == (2, 50.0)
+
+
+def test_class_distribution_draws_the_counts():
+    bars = plots.class_distribution({"train": [7, 6, 5, 4, 3, 2, 1]}).axes[0].patches
+    assert [b.get_width() for b in bars] == [7, 6, 5, 4, 3, 2, 1]
+
+
+def test_throughput_draws_the_rates():
+    ax = plots.throughput([{"name": "a", "images_per_second": 10.0}, {"name": "b", "images_per_second": 20.0}]).axes[0]
+    assert [b.get_width() for b in ax.patches] == [10.0, 20.0]
