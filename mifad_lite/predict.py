@@ -47,6 +47,7 @@ def read_face(path: Path | str) -> Tensor:
         raise ImageError(f"{path}: the file is empty")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 gray = to_gray(ImageOps.exif_transpose(image))
