@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from .attention import RowBlockAttention
 from .baseline import ResNetConfig
 from .checkpoint import build
-from .data import FaceData, FaceSet
+from .data import FaceData, FaceSet, content_sha256
 from .evaluate import predict_logits
 from .losses import AngularDistanceLoss
 from .model import PRESETS
@@ -107,7 +107,8 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
     """Measure and return a record. Every variant trains on the same drawn faces at the same batch, in turns."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     faces = synthetic_faces(batch * steps, seed=0)
-    data = FaceData(faces, faces.subset(slice(0, 2)), faces.subset(slice(0, 2)), "drawn faces", "")
+    few = faces.subset(slice(0, 2))
+    data = FaceData(faces, few, few, "drawn faces", content_sha256(faces, few, few))
     lite, base = PRESETS["lite"].to_dict(), PRESETS["base"].to_dict()
     fast = TrainConfig(batch=batch)
     linear = {"loss": "softmax", "arch": "columns"}
@@ -146,7 +147,7 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     record = {
         "kind": "bench",
-        **provenance("drawn faces, seed 0", "", device),
+        **provenance(data.name, data.sha256, device),
         "seed": 0,
         "batch": batch,
         "training": training,
