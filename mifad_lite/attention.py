@@ -94,6 +94,7 @@ class RowBlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         v, values = ctx.saved_tensors
+        grad = grad.to(values.dtype)  # under autocast the forward products are bfloat16, whatever came in
         grad_v, grad_values = torch.zeros_like(v), torch.zeros_like(values)
         start = 0
         for g in grad.split(RowBlockAttention.ROWS, dim=1):  # (B, R, C)

@@ -66,10 +66,10 @@ def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
     try:
         net = build(meta["arch"], meta["config"])
         net.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
+        bad = next((n for n, t in tensors.items() if t.is_floating_point() and not t.float().isfinite().all()), None)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        first = " ".join(str(error).split()[:40])
         raise CheckpointError(f"{path}: the weights do not fit the network they name ({first})") from None
-    bad = next((n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if bad:
         raise CheckpointError(f"{path}: the tensor {bad} holds NaN or infinity")
     return net.eval(), meta

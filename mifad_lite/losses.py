@@ -44,7 +44,7 @@ def add_margin(cos_theta: Tensor, margin: float) -> Tensor:
     root = sin_squared.clamp_min(SIN_SQUARED_FLOOR).sqrt()
     sin_theta = torch.where(sin_squared > SIN_SQUARED_FLOOR, root, sin_squared / math.sqrt(SIN_SQUARED_FLOOR))
     shifted = cos_theta * math.cos(margin) - sin_theta * math.sin(margin)
-    return torch.where(cos_theta > -math.cos(margin), shifted, -2 - shifted)
+    return torch.where(cos_theta >= -math.cos(margin), shifted, -2 - shifted)
 
 
 class AngularDistanceLoss(nn.Module):
@@ -105,6 +105,7 @@ class IslandLoss(CenterLoss):
         self.pairwise_weight = pairwise_weight
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        cosines = F.normalize(self.centers, dim=1) @ F.normalize(self.centers, dim=1).T  # (K, K)
-        off_diagonal = (cosines + 1).sum() - (cosines + 1).diagonal().sum()
-        return super().forward(x, labels) + self.pairwise_weight * off_diagonal
+        with torch.autocast(x.device.type, enabled=False):
+            cosines = F.normalize(self.centers, dim=1) @ F.normalize(self.centers, dim=1).T  # (K, K)
+            off_diagonal = (cosines + 1).sum() - (cosines + 1).diagonal().sum()
+            return super().forward(x, labels) + self.pairwise_weight * off_diagonal

@@ -32,7 +32,8 @@ class TrainConfig:
         last two.  ramp: part of the run over which the margin rises from 0.
     optimizer: "adamw", "adam" or "sgd" (Nesterov).  schedule: "one-cycle", "cosine" or "constant".
     warmup: part of a one-cycle run that rises.  ema: horizon of the weight average as a part of the run, 0 for none.
-    clip: largest gradient norm.  bf16, channels_last, compile: how the steps are computed.
+    clip: largest gradient norm.  bf16, channels_last, compile: how the steps are computed (channels_last on a CPU only
+        together with bf16).
     """
 
     arch: str = "mifad"
@@ -183,7 +184,9 @@ def fit(
     folder = None if folder is None else Path(folder)
     origin = provenance(data.name, data.sha256, device)  # of the code as it started
     torch.manual_seed(config.seed)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    # In float32, torch 2.13's CPU convolutions crash in channels_last on networks only 4 or 8 channels wide.
+    channels_last = config.channels_last and (config.bf16 or kind != "cpu")
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     net = build(config.arch, config.network).to(device, memory_format=layout)
     average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
     average.load_state_dict(net.state_dict())
@@ -251,12 +254,13 @@ def fit(
                 "seconds": round(seconds, 2),
             }
         )
-        if public > best:
+        improved = public > best
+        if improved:
             best = public
             best_state = {k: v.clone() for k, v in average.state_dict().items()}
         record = make_record(config, origin, history, best)
         if folder is not None:
-            if history[-1]["public_accuracy"] == round(best, 6):
+            if improved:
                 save_network(folder / "best.safetensors", average, epoch=epoch + 1, public_accuracy=best)
             save_state(folder / "last.safetensors", config, data, history, best, net, average, objective, optimizer)
             write_record(folder / "record.json", record)
@@ -296,6 +300,8 @@ def save_state(path, config, data, history, best, net, average, objective, optim
 def load_state(path, config, data, net, average, objective, optimizer) -> tuple[list[dict], float]:
     """Undo `save_state`: -> history, best public accuracy. Raises ValueError where the file is of another run."""
     tensors, meta = read_tensors(path)
+    if not {"data", "config", "history", "best"} <= meta.keys():
+        raise ValueError(f"{path}: this is not the state of a training run; name another folder")
     if meta["data"] != data.sha256:
         raise ValueError(f"{path}: this run was trained on other data; resume it with the same, or start a new folder")
     if meta["config"] != config.to_dict():
