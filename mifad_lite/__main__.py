@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, FileNotFoundError, PermissionError, TrainingStopped) as error:
+    except (ValueError, OSError, TrainingStopped) as error:
         print(f"mifad_lite {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

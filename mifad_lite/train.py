@@ -182,6 +182,8 @@ def fit(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.device(device).type
     folder = None if folder is None else Path(folder)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and a run needs a folder: name another one")
     origin = provenance(data.name, data.sha256, device)  # of the code as it started
     torch.manual_seed(config.seed)
     # In float32, torch 2.13's CPU convolutions crash in channels_last on networks only 4 or 8 channels wide.

@@ -19,6 +19,7 @@ def test_six_convolutions_five_norms_none_at_depth_six(kernel):
             module.register_forward_hook(lambda m, *_: ran.append(m))
     column(torch.zeros(1, 1, 48, 48))
     convs = [m for m in ran if isinstance(m, nn.Conv2d)]
+    assert len(ran) == sum(isinstance(m, nn.Conv2d | nn.BatchNorm2d) for m in column.modules())  # none lies idle
     assert [type(m) for m in ran] == [nn.Conv2d, nn.BatchNorm2d] * 5 + [nn.Conv2d]
     assert {m.kernel_size for m in convs} == {(kernel, kernel)}
     assert [m.bias is not None for m in convs] == [False] * 5 + [True]  # a norm has its own shift

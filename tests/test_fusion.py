@@ -23,8 +23,7 @@ def test_equals_the_equations(widths, fusion, training):
     block = scramble(InteractiveFusion(widths, 4, "both", fusion)).double().train(training)
     maps = maps_of(widths)
     aligned = [
-        f.numpy() if c == 4 else conv2d(f.numpy(), align)
-        for f, c, align in zip(maps, widths, block.align, strict=True)
+        f.numpy() if c == 4 else conv2d(f.numpy(), align) for f, c, align in zip(maps, widths, block.align, strict=True)
     ]
     gate = expit(conv2d(np.concatenate(aligned, 1), block.merge))
     recalibrated = [gate * f for f in aligned]

@@ -1,0 +1,600 @@
+"""Training learns, repeats itself, resumes bit for bit after kill -9, refuses what it should and stops at a NaN."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from mifad_lite import MIFADNet, ResNet18, ResNetConfig, TrainConfig, fit, load_network, profile, synthetic_data, train
+from mifad_lite.augment import Augmentation, augment
+from mifad_lite.checkpoint import CheckpointError, build
+from mifad_lite.data import FaceData
+from mifad_lite.model import PRESETS
+from mifad_lite.records import read_record
+from mifad_lite.train import (
+    LOSSES,
+    PROFILES,
+    Objective,
+    TrainingStopped,
+    ema_update,
+    lr_factor,
+    make_optimizer,
+)
+
+MINI = {**PRESETS["tiny"].to_dict(), "widths": (2, 2, 4, 4, 4, 4), "channels": 4, "embedding": 8, "dropout": 0.1}
+LINEAR = {**MINI, "head": "linear"}
+RESNET = {"arch": "resnet18", "network": ResNetConfig(4).to_dict(), "loss": "softmax"}
+FILES = ["best.safetensors", "last.safetensors", "record.json"]
+
+
+def quick(**changes):
+    """Three epochs of three steps."""
+    return TrainConfig(**{"network": MINI, "epochs": 3, "batch": 16, "lr": 1e-2, "bf16": False} | changes)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic_data(50, 28, 7, intra=0.2, inter=0.1)  # 50 is no multiple of 16
+
+
+def lasting(record):
+    """A record without what differs from run to run."""
+    epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in record["epochs"]]
+    return {k: v for k, v in record.items() if k not in ("seconds", "date")} | {"epochs": epochs}
+
+
+def assert_same_tensors(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def assert_same_run(folder, other):
+    """All that two folders hold is the same, but for the times."""
+    for name in FILES[:2]:
+        assert_same_tensors(load_file(folder / name), load_file(other / name))
+    assert load_network(folder / FILES[0])[1] == load_network(other / FILES[0])[1]
+    assert lasting(read_record(folder / FILES[2])) == lasting(read_record(other / FILES[2]))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- Learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    """The tiny network after four short epochs on drawn faces, its record, data and folder."""
+    data = synthetic_data(280, 105, 7, intra=0.2, inter=0.1)
+    folder = tmp_path_factory.mktemp("lesson")
+    return *fit(data, profile("smoke", epochs=4, batch=20), folder), data, folder
+
+
+def test_it_learns(lesson):
+    net, record, data, _ = lesson
+    first, *_, last = record["epochs"]
+    assert last["loss"] < first["loss"] / 3
+    assert last["train_accuracy"] > 0.8
+    assert record["best_public_accuracy"] > 0.6  # chance is 0.14, and 0.05 is one standard error
+
+
+def test_the_network_returned_is_the_best_one_and_scores_what_the_record_says(lesson):
+    net, record, data, folder = lesson
+    assert not net.training
+    with torch.no_grad():
+        hits = net(data.public.images / 255).argmax(1) == data.public.labels
+    assert record["best_public_accuracy"] == pytest.approx(hits.double().mean().item(), abs=1e-9)
+    highest = max(epoch["public_accuracy"] for epoch in record["epochs"])
+    assert record["best_public_accuracy"] == pytest.approx(highest, abs=1e-6)
+    saved, meta = load_network(folder / "best.safetensors")
+    assert_same_tensors(saved.state_dict(), net.state_dict())
+    assert meta["epoch"] == record["best_epoch"]
+    assert meta["public_accuracy"] == record["best_public_accuracy"]
+
+
+def test_the_record_tells_the_run(lesson):
+    _, record, data, folder = lesson
+    assert read_record(folder / "record.json") == json.loads(json.dumps(record))
+    assert record["kind"] == "train"
+    assert record["config"] == profile("smoke", epochs=4, batch=20).to_dict()
+    assert record["data"] == {"name": "drawn faces", "sha256": data.sha256}
+    assert {"commit", "device", "versions", "date", "seed"} <= record.keys()
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [1, 2, 3, 4]
+    assert record["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in record["epochs"]))
+    assert sorted(contents(folder)) == FILES
+
+
+def test_the_rate_follows_the_schedule(lesson):
+    for number, epoch in enumerate(lesson[1]["epochs"], 1):  # 14 steps an epoch; the last step's rate is logged
+        assert epoch["lr"] == pytest.approx(8e-3 * lr_factor("one-cycle", (14 * number - 1) / 56, 0.2))
+
+
+def test_a_seed_says_everything(data):
+    torch.manual_seed(1)
+    net, record = fit(data, quick())
+    torch.manual_seed(2)
+    again, second = fit(data, quick())
+    assert lasting(record) == lasting(second)
+    assert_same_tensors(net.state_dict(), again.state_dict())
+    other, third = fit(data, quick(seed=1))
+    assert record["epochs"][0]["loss"] != third["epochs"][0]["loss"]
+    assert not torch.equal(net.embed.weight, other.embed.weight)
+
+
+class Sealed(FaceData):
+    def __getattribute__(self, name):
+        assert name != "private", "the private test was touched"
+        return super().__getattribute__(name)
+
+
+def test_the_private_test_is_never_touched(data, tmp_path):
+    sealed = Sealed(data.train, data.public, data.private, data.name, data.sha256)
+    with pytest.raises(AssertionError, match="private"):
+        _ = sealed.private
+    fit(sealed, quick(epochs=1), tmp_path)
+    fit(sealed, quick(epochs=1), tmp_path, resume=True)
+
+
+def test_the_public_test_chooses_but_does_not_teach(data, tmp_path):
+    wrong = FaceData(data.train, data.train.subset(slice(0, 9)), data.private, data.name, data.sha256)
+    for folder, faces in ((tmp_path / "a", data), (tmp_path / "b", wrong)):
+        fit(faces, quick(), folder)
+    last = [load_file(tmp_path / name / "last.safetensors") for name in "ab"]
+    assert_same_tensors(*last)
+    scores = [[e["public_accuracy"] for e in read_record(tmp_path / f / "record.json")["epochs"]] for f in "ab"]
+    assert scores[0] != scores[1]
+
+
+def test_of_equal_epochs_the_first_is_kept(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "accuracy", lambda logits, labels: 0.5)
+    net, record = fit(data, quick(), tmp_path)
+    saved, meta = load_network(tmp_path / "best.safetensors")
+    assert record["best_epoch"] == meta["epoch"] == 1
+    assert_same_tensors(net.state_dict(), saved.state_dict())
+
+
+# --- What a step is ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains(loss, data, tmp_path):
+    config = quick(loss=loss, network=MINI if loss == "angular" else LINEAR, augmentation=Augmentation.none(), epochs=6)
+    _, record = fit(data, config, tmp_path)
+    losses = [epoch["loss"] for epoch in record["epochs"]]
+    assert losses[-1] < losses[0]
+    objective = [name for name in load_file(tmp_path / "last.safetensors") if name.startswith("objective.")]
+    assert objective == (["objective.aux.centers"] if loss in ("center", "island") else [])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_objective_is_the_formula(loss):
+    torch.manual_seed(0)
+    config = quick(loss=loss, network=MINI if loss == "angular" else LINEAR, margin=0.3, aux_weight=0.25)
+    net = build("mifad", config.network)
+    objective = Objective(config, 8, 7)
+    x, y = torch.randn(5, 8), torch.tensor([0, 3, 3, 6, 1])
+    value, scores = objective(net, x, y, ramp=0.5)
+
+    e, w = x.double().numpy(), net.head.weight.detach().double().numpy()
+    true = (np.arange(5), y.numpy())
+
+    def unit(v):
+        return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+    def cross_entropy(logits):
+        return np.mean(np.log(np.exp(logits).sum(1)) - logits[true])
+
+    if loss == "angular":
+        theta = np.arccos(unit(e) @ unit(w).T)
+        theta[true] += 0.5 * 0.3
+        wanted = cross_entropy(16 * np.cos(theta))
+    else:
+        wanted = cross_entropy(e @ w.T + net.head.bias.detach().double().numpy())
+    if loss in ("center", "island"):
+        centers = objective.aux.centers.detach().double().numpy()
+        wanted += 0.25 * 0.5 * np.mean(((e - centers[y.numpy()]) ** 2).sum(1))
+        cosines = unit(centers) @ unit(centers).T + 1
+        wanted += 0.25 * 10 * (cosines.sum() - np.trace(cosines)) * (loss == "island")
+    assert value.item() == pytest.approx(wanted, rel=1e-5)
+    assert torch.equal(scores.argmax(1), net.classify(x).argmax(1))  # hits are counted without the margin
+
+
+def test_resnet18_trains_through_the_same_loop(data, tmp_path):
+    config = quick(**RESNET, epochs=4)
+    net, record = fit(data, config, tmp_path)
+    assert isinstance(net, ResNet18)
+    assert record["epochs"][-1]["loss"] < record["epochs"][0]["loss"]
+    assert isinstance(load_network(tmp_path / "best.safetensors")[0], ResNet18)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("head", ["cosine", "linear"])
+def test_what_decays(optimizer, head):
+    loss = "center" if head == "linear" else "angular"
+    config = quick(optimizer=optimizer, network={**MINI, "head": head}, loss=loss)
+    net, objective = build("mifad", config.network), Objective(config, 8, 7)
+    made = make_optimizer(config, net, objective)
+    assert type(made).__name__.lower() == optimizer
+    names = {id(p): name for module in (net, objective) for name, p in module.named_parameters()}
+    decay = {names[id(p)]: group["weight_decay"] for group in made.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in made.param_groups) == len(decay) == len(names)  # each of them once
+    for name, value in decay.items():
+        kernel = name.endswith("weight") and dict(net.named_parameters())[name].ndim in (2, 4)
+        assert value == (0.05 if kernel and not (head == "cosine" and name == "head.weight") else 0), name
+    for ending in ("alpha", "beta", "norm.weight", "embed.weight", "head.weight"):
+        assert any(name.endswith(ending) for name in decay)
+    assert ("aux.centers" in decay) == (head == "linear")
+
+
+@pytest.mark.parametrize("warmup", [0.05, 0.2, 0.7])
+def test_one_cycle_starts_low_peaks_at_warmup_and_ends_near_zero(warmup):
+    t = np.linspace(0, 1, 10_001)
+    rate = np.array([lr_factor("one-cycle", x, warmup) for x in t])
+    assert rate[0] == pytest.approx(0.04)
+    assert t[rate.argmax()] == pytest.approx(warmup, abs=1e-3)
+    assert rate.max() == pytest.approx(1, abs=1e-4)
+    assert rate[-1] == pytest.approx(1e-3)
+    assert (np.diff(rate[t < warmup]) >= 0).all()
+    assert (np.diff(rate[t >= warmup]) <= 0).all()
+
+
+@given(st.sampled_from(["one-cycle", "cosine", "constant"]), st.floats(0, 1), st.floats(0.01, 0.99))
+def test_the_rate_has_no_jumps(schedule, t, warmup):
+    here, there = (lr_factor(schedule, x, warmup) for x in (t, min(1.0, t + 1e-5)))
+    assert 0 < here <= 1
+    assert abs(here - there) <= 1.01e-5 * math.pi / 2 * max(1 / warmup, 1 / (1 - warmup))  # the steepest half cosine
+
+
+def test_constant_and_cosine():
+    assert {lr_factor("constant", t) for t in (0, 0.1, 0.9, 1)} == {1}
+    for t, wanted in ((0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 1e-3)):
+        assert lr_factor("cosine", t) == pytest.approx(wanted)
+
+
+def test_ema_is_the_formula():
+    generator = np.random.default_rng(0)
+    wanted, average = np.zeros(4), {"w": torch.zeros(4), "n": torch.tensor(0)}
+    for step in range(20):
+        weight = generator.standard_normal(4).astype(np.float32)
+        ema_update(average, {"w": torch.from_numpy(weight), "n": torch.tensor(step)}, 0.9)
+        wanted = 0.9 * wanted + (1 - 0.9) * weight.astype(np.float64)
+    np.testing.assert_allclose(average["w"].numpy(), wanted, atol=1e-6)
+    assert average["n"] == 19  # counters are copied
+
+
+def test_the_average_that_fit_keeps(data, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(average, current, decay):
+        seen.append({k: v.double().numpy().copy() for k, v in current.items()})
+        ema_update(average, current, decay)
+
+    monkeypatch.setattr(train, "ema_update", spy)
+    config = quick(ema=0.5)
+    fit(data, config, tmp_path)
+    torch.manual_seed(config.seed)
+    wanted = {k: v.double().numpy() for k, v in build("mifad", MINI).state_dict().items()}
+    for n, current in enumerate(seen, 1):
+        decay = min(1 - 1 / (0.5 * 9), (1 + n) / (10 + n))  # 9 steps in all; shorter at first, so that it starts well
+        wanted = {k: decay * wanted[k] + (1 - decay) * current[k] for k in wanted}
+    last = load_file(tmp_path / "last.safetensors")
+    for name in ("embed.weight", "head.weight", "norm.running_var", "columns.2.convs.5.bias"):
+        np.testing.assert_allclose(last[f"average.{name}"].numpy(), wanted[name], rtol=1e-4, atol=1e-6)
+        assert not torch.equal(last[f"average.{name}"], last[f"net.{name}"])
+    assert len(seen) == 9
+
+
+def test_without_ema_the_average_is_the_network(data, tmp_path):
+    fit(data, quick(ema=0.0, epochs=1), tmp_path)
+    last = load_file(tmp_path / "last.safetensors")
+    for name in [n for n in last if n.startswith("net.")]:
+        assert torch.equal(last[name], last[name.replace("net.", "average.", 1)])
+
+
+def test_bf16_runs_on_the_cpu(data, tmp_path):
+    _, plain = fit(data, quick())
+    _, record = fit(data, quick(bf16=True), tmp_path)
+    for a, b in zip(plain["epochs"], record["epochs"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=0.2)
+        assert b["loss"] != a["loss"]
+    kept = load_file(tmp_path / "last.safetensors")
+    assert {t.dtype for t in kept.values() if t.is_floating_point()} == {torch.float32}
+
+
+def test_compile_is_passed_on(data, monkeypatch):
+    """With a compiler that changes nothing: what inductor makes of it needs a C++ compiler and half a minute."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    _, plain = fit(data, quick(epochs=1))
+    assert not compiled
+    _, record = fit(data, quick(epochs=1, compile=True))
+    assert [f.__func__ for f in compiled] == [MIFADNet.features]
+    assert plain["epochs"][0]["loss"] == record["epochs"][0]["loss"]
+
+
+def test_it_is_quiet_without_a_terminal(data, capfd):
+    fit(data, quick(epochs=1))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_and_log(data, capfd):
+    lines = []
+    fit(data, quick(epochs=2), progress=True, log=lines.append)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "epoch 1/2" in err
+    assert "3/3" in err
+    assert len(lines) == 2
+    assert lines[1].startswith("epoch   2/2  loss ")
+    assert "images/s" in lines[1]
+
+
+# --- Configurations ---------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_profile_is_the_papers():
+    paper = PROFILES["paper"]
+    assert (paper.optimizer, paper.batch, paper.lr, paper.epochs) == ("adam", 16, 0.001, 300)
+    assert {lr_factor(paper.schedule, t) for t in (0, 0.5, 1)} == {1}
+    assert (paper.loss, paper.augmentation, paper.weight_decay) == ("angular", Augmentation.none(), 0)
+    assert tuple(paper.network["kernel_sizes"]) == (7, 5, 3)
+
+
+def test_profiles():
+    assert set(PROFILES) == {"smoke", "cpu", "gpu", "paper"}
+    assert PROFILES["gpu"].compile
+    assert profile("smoke", seed=7) == TrainConfig(**{**vars(PROFILES["smoke"]), "seed": 7})
+    with pytest.raises(ValueError, match="profile 'huge' is unknown: use one of smoke, cpu, gpu, paper"):
+        profile("huge")
+
+
+@pytest.mark.parametrize("name", [*PROFILES])
+def test_a_configuration_survives_json(name):
+    config = PROFILES[name]
+    again = TrainConfig(**json.loads(json.dumps(config.to_dict())))
+    assert again.to_dict() == config.to_dict()
+    assert again.augmentation == config.augmentation
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loss": "hinge"}, "loss 'hinge' is unknown: use one of angular, softmax, center, island"),
+        ({"optimizer": "lion"}, "optimizer 'lion' is unknown"),
+        ({"schedule": "step"}, "schedule 'step' is unknown"),
+        ({"epochs": 0}, "epochs = 0 must be at least 1"),
+        ({"batch": 1}, "batch = 1 at least 2"),
+        ({"network": LINEAR}, "the angular loss needs cosines"),
+    ],
+)
+def test_a_bad_configuration_is_refused(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        quick(**changes)
+
+
+# --- Resuming ---------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import os, signal, sys
+import torch
+import mifad_lite.__main__ as cli
+from mifad_lite import records, synthetic, train
+
+where, threads, *argv = sys.argv[1:]
+torch.set_num_threads(int(threads))
+cli.synthetic_data = lambda: synthetic.synthetic_data(50, 28, 7, intra=0.2, inter=0.1)
+
+def killed_at(number, function, counts=lambda *args: True):
+    calls = []
+    def wrapped(*args):
+        calls.extend([None] * counts(*args))
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args)
+    return wrapped
+
+if where == "mid-epoch":  # three steps an epoch: in the second epoch
+    train.augment = killed_at(5, train.augment)
+if where == "between-files":  # best.safetensors is of the second epoch, last.safetensors of the first
+    os.replace = killed_at(2, os.replace, lambda source, target: "last" in str(target))
+sys.exit(cli.main(argv))
+"""
+
+
+def run_driver(root, where, folder, *more):
+    """`python -m mifad_lite train` on a few faces, dead by its own hand at `where`: no time to clean up."""
+    command = ["train", "--profile", "smoke", "--data", "drawn", "--epochs", "3", "--batch", "16", "--out", folder]
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER, where, str(torch.get_num_threads()), *command, *more],
+        cwd=root, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The folder of the driver's run, uncut."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(data, profile("smoke", epochs=3, batch=16), folder, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("where", ["mid-epoch", "between-files"])
+def test_killed_in_the_middle_it_resumes_bit_for_bit(where, data, whole, root, tmp_path):
+    killed = run_driver(root, where, tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(read_record(tmp_path / "record.json")["epochs"]) == 1
+    assert load_network(tmp_path / "best.safetensors")[1]["epoch"] == (1 if where == "mid-epoch" else 2)
+    if where == "mid-epoch":
+        resumed = run_driver(root, "never", tmp_path, "--resume")
+        assert resumed.returncode == 0, resumed.stderr
+        assert resumed.stdout.startswith("epoch   2/3")
+    else:
+        fit(data, profile("smoke", epochs=3, batch=16), tmp_path, resume=True, device="cpu")
+    assert_same_run(tmp_path, whole)
+
+
+class Cut(Exception):
+    pass
+
+
+def cut_after(epochs):
+    lines = []
+
+    def log(line):
+        lines.append(line)
+        if len(lines) == epochs:
+            raise Cut
+
+    return log
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bf16": True, "ema": 0.0},
+        {"optimizer": "sgd", "lr": 0.05},
+        {"optimizer": "adam", "schedule": "cosine", "channels_last": False},
+        {"loss": "center", "network": LINEAR, "aux_weight": 0.1},
+        {"loss": "island", "network": LINEAR, "optimizer": "sgd"},
+        RESNET,
+    ],
+    ids=",".join,
+)
+def test_it_resumes_bit_for_bit(changes, data, tmp_path):
+    config = quick(**changes)
+    net, record = fit(data, config, tmp_path / "whole")
+    for epochs in (1, 1):  # cut twice
+        with pytest.raises(Cut):
+            fit(data, config, tmp_path / "cut", resume=True, log=cut_after(epochs))
+    again, second = fit(data, config, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert_same_tensors(net.state_dict(), again.state_dict())
+    assert lasting(record) == lasting(second)
+
+
+def test_resuming_a_finished_run_gives_it_back(data, tmp_path):
+    net, record = fit(data, quick(), tmp_path)
+    before = contents(tmp_path)
+    again, second = fit(data, quick(), tmp_path, resume=True)
+    assert contents(tmp_path) == before
+    assert_same_tensors(net.state_dict(), again.state_dict())
+    assert lasting(record) == lasting(second)
+
+
+@pytest.fixture
+def started(data, tmp_path):
+    """The folder of a run that was cut after its first epoch."""
+    with pytest.raises(Cut):
+        fit(data, quick(), tmp_path / "run", log=cut_after(1))
+    return tmp_path / "run"
+
+
+def refusal(kind, folder, *args, **options):
+    """The one sentence with which `fit` refuses, having touched nothing."""
+    before = contents(folder)
+    with pytest.raises(kind) as caught:
+        fit(*args, folder, **options)
+    assert contents(folder) == before
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_run_is_not_overwritten(started, data):
+    assert "already holds a run: go on with --resume" in refusal(ValueError, started, data, quick())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"lr": 0.02}, {"epochs": 5}, {"network": {**MINI, "dropout": 0.0}}, {"augmentation": Augmentation.none()}],
+    ids=",".join,
+)
+def test_another_configuration_is_not_resumed(started, data, changes):
+    text = refusal(ValueError, started, data, quick(**changes), resume=True)
+    assert f"another {next(iter(changes))};" in text
+
+
+def test_other_data_is_not_resumed(started):
+    other = synthetic_data(50, 28, 7, intra=0.2, inter=0.1, seed=1)
+    assert "other data" in refusal(ValueError, started, other, quick(), resume=True)
+
+
+def test_a_damaged_state_is_not_resumed(started, data):
+    for name in ("last.safetensors", "best.safetensors"):
+        whole = (started / name).read_bytes()
+        (started / name).write_bytes(whole[:-1])
+        assert "not a readable" in refusal(CheckpointError, started, data, quick(), resume=True)
+        (started / name).write_bytes(whole)
+    (started / "last.safetensors").write_bytes((started / "best.safetensors").read_bytes())  # a network, but no state
+    refusal(ValueError, started, data, quick(), resume=True)
+
+
+def test_resuming_nothing_starts(data, tmp_path):
+    _, record = fit(data, quick(epochs=1), tmp_path / "new", resume=True)
+    assert len(record["epochs"]) == 1
+    assert sorted(contents(tmp_path / "new")) == FILES
+
+
+def test_a_file_in_the_folders_place_is_told_before_training(data, tmp_path, monkeypatch):
+    (tmp_path / "run").write_text("a note")
+    monkeypatch.setattr(train, "augment", lambda *args: pytest.fail("an epoch was trained in vain"))
+    with pytest.raises((ValueError, OSError), match="run"):
+        fit(data, quick(), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "a note"
+
+
+# --- Stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_nan_stops_the_run_and_the_last_epoch_stays(data, tmp_path, monkeypatch):
+    fit(data, quick(), tmp_path / "whole")
+    calls = []
+
+    def broken(images, strength, generator):
+        calls.append(1)
+        x = augment(images, strength, generator)
+        return x * math.nan if len(calls) == 5 else x  # three steps an epoch
+
+    monkeypatch.setattr(train, "augment", broken)
+    with pytest.raises(TrainingStopped, match=r"^epoch 2, step 2: loss nan, .*lower lr.*last whole epoch is kept$"):
+        fit(data, quick(), tmp_path / "run")
+    assert len(read_record(tmp_path / "run" / "record.json")["epochs"]) == 1
+    load_network(tmp_path / "run" / "best.safetensors")
+    fit(data, quick(), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(data, monkeypatch):
+    nets = []
+
+    def broken(arch, network):
+        net = build(arch, network)
+        net.embed.weight.register_hook(lambda gradient: gradient / 0)
+        nets.append((net, net.embed.weight.detach().clone()))
+        return net
+
+    monkeypatch.setattr(train, "build", broken)
+    with pytest.raises(TrainingStopped, match=r"epoch 1, step 1: loss \d+\.\d+, gradient norm (nan|inf)"):
+        fit(data, quick())
+    assert torch.equal(nets[0][0].embed.weight, nets[0][1])
+
+
+def test_a_mad_learning_rate_is_stopped(data, tmp_path):
+    with pytest.raises(TrainingStopped) as caught:
+        fit(data, quick(optimizer="sgd", lr=1e30, epochs=8), tmp_path)
+    assert "\n" not in str(caught.value)
+    for name in contents(tmp_path):
+        if name.endswith(".safetensors"):
+            assert all(t.isfinite().all() for t in load_file(tmp_path / name).values())
