@@ -46,7 +46,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
         if meta is None:
             raise CheckpointError(f"{path}: a safetensors file, but not one that mifad_lite wrote")
         return tensors, json.loads(meta)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from None
 
 

@@ -48,7 +48,12 @@ def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def score(logits: Tensor, labels: Tensor) -> dict:
-    """Everything reported of one set of images: n, hits, accuracy, its interval, per class, confusion counts."""
+    """Everything reported of one set of images: n, hits, accuracy, its interval, per class, confusion counts.
+
+    Raises ValueError for a set without images.
+    """
+    if not len(labels):
+        raise ValueError("there are no images to score: this split of the data is empty")
     counts = confusion_counts(logits.argmax(1), labels)
     n, hits = len(labels), int(counts.trace())
     recall = (counts.diagonal().double() / counts.sum(1)).tolist()
@@ -63,9 +68,14 @@ def score(logits: Tensor, labels: Tensor) -> dict:
 
 
 def evaluate_split(net: nn.Module, faces: FaceSet, *, flip: bool = False, bf16: bool = False) -> dict:
-    """`score` of a split, whole and (where twins are known) without the images that also stand in training."""
+    """`score` of a split, whole and (where twins are known) without the images that also stand in training.
+
+    "twin_free" is left out where every image is a twin. Raises ValueError for an empty split.
+    """
+    if not len(faces):
+        raise ValueError("there are no images to score: this split of the data is empty")
     logits = predict_logits(net, faces.images, flip=flip, bf16=bf16)
     result = {"whole": score(logits, faces.labels)}
-    if faces.twin is not None:
+    if faces.twin is not None and not faces.twin.all():
         result["twin_free"] = score(logits[~faces.twin], faces.labels[~faces.twin])
     return result

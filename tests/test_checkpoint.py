@@ -243,3 +243,10 @@ def test_a_failed_write_keeps_the_old_file(path, net, monkeypatch):
         save_network(path, net)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_metadata_nested_without_end_is_refused(tmp_path):
+    deep = tmp_path / "deep.safetensors"
+    save_file({"w": torch.zeros(1)}, deep, metadata={"mifad": "[" * 100_000})
+    with pytest.raises(CheckpointError, match="not a readable"):
+        load_network(deep)

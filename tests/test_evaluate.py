@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 from torch import nn
 
-from mifad_lite import CLASSES, FaceSet
+from mifad_lite import CLASSES, PRESETS, FaceSet, MIFADNet, synthetic_faces
 from mifad_lite.evaluate import Z95, accuracy, confusion_counts, evaluate_split, predict_logits, score, wilson_interval
 
 
@@ -188,3 +188,17 @@ def test_flip_and_bf16_reach_the_score():
     net.types.clear()
     assert evaluate_split(net, faces, bf16=True)["whole"]["hits"] == 1
     assert net.types == {torch.bfloat16}
+
+
+def test_a_split_of_twins_alone_has_no_twin_free_part():
+    faces = synthetic_faces(7)
+    faces.twin = torch.ones(7, dtype=torch.bool)
+    assert set(evaluate_split(MIFADNet(PRESETS["tiny"]), faces)) == {"whole"}
+
+
+def test_an_empty_split_is_one_sentence():
+    empty = synthetic_faces(7).subset(slice(0, 0))
+    with pytest.raises(ValueError, match="no images to score"):
+        evaluate_split(MIFADNet(PRESETS["tiny"]), empty)
+    with pytest.raises(ValueError, match="no images to score"):
+        score(torch.zeros(0, 7), empty.labels)
