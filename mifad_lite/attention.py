@@ -113,8 +113,9 @@ def rank_one_attention(v: Tensor, values: Tensor) -> Tensor:
     """softmax_rows(v v^T) @ values without the N x N matrix: v (B, N), values (B, N, C) -> (B, N, C).
 
     On a GPU this is fused scaled dot product attention. Its kernels want queries, keys and values of one
-    width, so v is padded with zeros to C. On a CPU the same call at N = 144, C = 64, batch 64 in bfloat16
-    took three times as long as the row blocks, forwards and backwards (see `bench`).
+    width, so v is padded with zeros to C. On a CPU the same call took about three times as long as the row
+    blocks, forwards and backwards, and the plain formula, which holds the N x N matrix, less than either
+    (N = 144, C = 48, batch 64, bfloat16; "spatial_attention" in book/results/bench.json).
     """
     v = v.to(values.dtype)
     if values.device.type == "cpu":

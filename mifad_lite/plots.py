@@ -25,15 +25,17 @@ def show(fig: Figure, alt: str, dpi: int = 110) -> None:
     display(Image(buffer.getvalue(), alt=alt))
 
 
-def contact_sheet(faces: FaceSet, rows: int = 4) -> Figure:
-    """The first `rows` faces of each class, one class a column. Empty places stay white."""
-    sheet = np.full((rows * 50, len(CLASSES) * 50), 255, dtype=np.uint8)
-    for column in range(len(CLASSES)):
-        for row, index in enumerate((faces.labels == column).nonzero().flatten()[:rows].tolist()):
-            sheet[row * 50 : row * 50 + 48, column * 50 : column * 50 + 48] = faces.images[index, 0].numpy()
-    fig, ax = plt.subplots(figsize=(7, rows + 0.3))
+def contact_sheet(faces: FaceSet, rows: int = 4, across: int = 1) -> Figure:
+    """The first `rows * across` faces of each class, `across` columns a class. Empty places stay white."""
+    columns = len(CLASSES) * across
+    sheet = np.full((rows * 50, columns * 50), 255, dtype=np.uint8)
+    for c in range(len(CLASSES)):
+        for place, index in enumerate((faces.labels == c).nonzero().flatten()[: rows * across].tolist()):
+            y, x = 50 * (place // across), 50 * (c * across + place % across)
+            sheet[y : y + 48, x : x + 48] = faces.images[index, 0].numpy()
+    fig, ax = plt.subplots(figsize=(7, 7 * rows / columns + 0.3))
     ax.imshow(sheet, cmap="gray", vmin=0, vmax=255)
-    ax.set_xticks(np.arange(len(CLASSES)) * 50 + 24, CLASSES)
+    ax.set_xticks((np.arange(len(CLASSES)) + 0.5) * 50 * across - 1, CLASSES)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.set_yticks([])
@@ -91,17 +93,6 @@ def class_distribution(counts: dict[str, list[int]]) -> Figure:
         sns.despine(ax=ax, bottom=True)
         if ax is not axes[0, 0]:
             ax.set_yticklabels([])
-    return fig
-
-
-def throughput(rows: list[dict]) -> Figure:
-    """Images per second, one bar per measured thing: rows of {"name", "images_per_second"}."""
-    fig, ax = plt.subplots(figsize=(7, 0.36 * len(rows) + 0.6), layout="constrained")
-    bars = ax.barh([r["name"] for r in rows], [r["images_per_second"] for r in rows], color="#0173b2")
-    ax.bar_label(bars, [f"{r['images_per_second']:,.0f}" for r in rows], padding=3, fontsize=8)
-    ax.set(xlabel="images per second")
-    ax.invert_yaxis()
-    sns.despine(ax=ax)
     return fig
 
 

@@ -111,7 +111,7 @@ def report(root: Path = ROOT) -> list[Path]:
     faces = synthetic_faces(140, seed=1)
     evaluation = read_record("cpu_evaluation")
     for name, figure in (
-        ("faces", plots.contact_sheet(faces, rows=6)),
+        ("faces", plots.contact_sheet(faces, rows=8, across=2)),
         ("network", plots.network_diagram()),
         ("curve", plots.training_curve(read_record("cpu_run"))),
         ("confusion", plots.confusion_matrix(evaluation["splits"]["private"]["whole"]["confusion"])),

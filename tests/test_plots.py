@@ -40,6 +40,16 @@ def test_contact_sheet_puts_each_class_in_its_column():
         np.testing.assert_array_equal(sheet[:48, c * 50 : c * 50 + 48], first)
 
 
+def test_contact_sheet_puts_two_columns_of_a_class_side_by_side():
+    faces = synthetic_faces(28, seed=3)
+    sheet = plots.contact_sheet(faces, rows=2, across=2).axes[0].images[0].get_array()
+    for c in range(len(CLASSES)):
+        for place, index in enumerate((faces.labels == c).nonzero().flatten().tolist()):
+            y, x = divmod(place, 2)
+            shown = sheet[50 * y : 50 * y + 48, 50 * (2 * c + x) : 50 * (2 * c + x) + 48]
+            np.testing.assert_array_equal(shown, faces.images[index, 0].numpy())
+
+
 def test_confusion_matrix_prints_percent_of_the_true_class():
     counts = torch.full((7, 7), 1.0)
     counts[2] = torch.tensor([0, 0, 3, 1, 0, 0, 0])
@@ -62,8 +72,3 @@ def test_training_curve_marks_the_best_public_epoch():
 def test_class_distribution_draws_the_counts():
     bars = plots.class_distribution({"train": [7, 6, 5, 4, 3, 2, 1]}).axes[0].patches
     assert [b.get_width() for b in bars] == [7, 6, 5, 4, 3, 2, 1]
-
-
-def test_throughput_draws_the_rates():
-    ax = plots.throughput([{"name": "a", "images_per_second": 10.0}, {"name": "b", "images_per_second": 20.0}]).axes[0]
-    assert [b.get_width() for b in ax.patches] == [10.0, 20.0]
