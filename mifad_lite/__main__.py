@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,15 @@ from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
 
 def get_data(source: str | None) -> FaceData:
-    """"drawn" gives drawn faces; a path or None goes to `load_fer2013`."""
-    return synthetic_data() if source == "drawn" else load_fer2013(source)
+    """"drawn" gives drawn faces, "drawn:N" N of them for training; a path or None goes to `load_fer2013`."""
+    drawn = re.fullmatch(r"drawn(?::(.*))?", source or "")
+    if drawn is None:
+        return load_fer2013(source)
+    if drawn[1] is None:
+        return synthetic_data()
+    if not re.fullmatch(r"[1-9]\d*", drawn[1]):
+        raise ValueError(f"--data {source}: after drawn: comes the number of training faces, as in drawn:20000")
+    return synthetic_data(train=int(drawn[1]))
 
 
 def data_command(args: argparse.Namespace) -> None:
@@ -110,7 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     def data_option(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--data", help="FER2013 (csv, archive, folder) or 'drawn'; found if not named")
+        sub.add_argument("--data", help="FER2013 (csv, archive, folder), drawn or drawn:N; found if not named")
 
     def out_option(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--out", type=Path, help="write the record here")

@@ -11,7 +11,8 @@ from .baseline import ColumnsNet, ResNet18, ResNetConfig
 from .model import MIFADConfig, MIFADNet
 from .records import write_atomically
 
-SHIPPED = Path(__file__).parent / "pretrained" / "mifad_lite.safetensors"
+SHIPPED = Path(__file__).parent / "pretrained" / "mifad_lite.safetensors"  # "lite", trained on FER2013
+DRAWN = SHIPPED.with_name("mifad_tiny_drawn.safetensors")  # "tiny", trained on drawn faces: what the chapters look into
 ARCHITECTURES = {
     "mifad": (MIFADNet, MIFADConfig),
     "resnet18": (ResNet18, ResNetConfig),

@@ -71,6 +71,14 @@ def error(capsys, *args):
     return err[0]
 
 
+def test_number_of_drawn_faces(capsys):
+    code, out, _ = run(capsys, "data", "--data", "drawn:35")
+    assert code == 0
+    assert [line.split()[1] for line in out[2:9]] == ["5"] * 7
+    for source in ("drawn:", "drawn:0", "drawn:many"):
+        assert "number of training faces, as in drawn:20000" in error(capsys, "data", "--data", source)
+
+
 def test_data(capsys, drawn, tmp_path):
     code, out, err = run(capsys, "data", "--data", "drawn", "--out", tmp_path / "data.json")
     assert (code, err) == (0, [])
