@@ -1,4 +1,4 @@
-"""The command line: python -m mifad_lite data | train | evaluate | predict | bench | report."""
+"""The command line: python -m mifad_lite data | train | evaluate | predict | bench | explore | report."""
 
 import argparse
 import json
@@ -14,6 +14,7 @@ from .bench import bench
 from .checkpoint import SHIPPED, load_network
 from .data import CLASSES, FaceData, load_fer2013
 from .evaluate import evaluate_split
+from .explorer import explore
 from .model import PRESETS
 from .predict import format_prediction, predict
 from .records import provenance, write_record
@@ -96,6 +97,10 @@ def bench_command(args: argparse.Namespace) -> None:
         write_record(args.out, record)
 
 
+def explore_command(args: argparse.Namespace) -> None:
+    write_record(args.out, explore())
+
+
 def report_command(args: argparse.Namespace) -> None:
     for path in report():
         print(path)
@@ -151,6 +156,9 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument("--steps", default=6, type=int, help="steps in a measured epoch")
     measure.add_argument("--repeats", default=3, type=int, help="times that each variant gets its turn")
     out_option(measure)
+
+    look = command("explore", explore_command, "Record what the network computes inside, for the book's figures.")
+    look.add_argument("--out", type=Path, required=True, help="write the record here")
 
     command("report", report_command, "Fill in the pages' numbers and draw their figures from the committed records.")
 
