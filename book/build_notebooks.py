@@ -2,7 +2,8 @@
 
 People edit and review the .md (jupytext MyST); the .ipynb holds the same cells with their outputs, for Colab, nbval and
 the book. Without names every paired chapter is run. Cell ids follow from the source, times and versions are left
-out, so that the same run gives the same file. A chapter that fails leaves its old .ipynb as it was.
+out, so that the same run gives the same file. A chapter that fails leaves its old .ipynb as it was. A cell tagged
+`live` makes a widget for a running kernel: it is run, and its output, dead in a page, is left out.
 """
 
 import argparse
@@ -66,6 +67,10 @@ def run_chapter(path):
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if "live" in cell.metadata.get("tags", []):
+            cell.outputs = []
     notebook.metadata["language_info"] = METADATA["language_info"]  # the kernel's answer names its exact version
     with tempfile.NamedTemporaryFile("w", encoding="utf8", dir=path.parent, suffix=".tmp", delete=False) as file:
         try:

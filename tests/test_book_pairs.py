@@ -77,7 +77,7 @@ def test_notebook_was_run_once_from_the_top(chapter):
 def test_notebook_is_clean(chapter):
     notebook = notebook_of(chapter)
     nbformat.validate(notebook)
-    assert {key: notebook.metadata[key] for key in notebook.metadata if key != "widgets"} == build_notebooks.METADATA
+    assert notebook.metadata == build_notebooks.METADATA
     assert [cell.id for cell in notebook.cells] == build_notebooks.cell_ids(notebook.cells)
     for cell in notebook.cells:
         assert not NOISE & set(cell.metadata)
@@ -109,6 +109,17 @@ def test_running_twice_gives_the_same_bytes(tmp_path):
     assert cells[1]["outputs"][0]["data"]["text/plain"] == ["21"]
     assert cells_of(jupytext.read(path, fmt="md:myst")) == cells_of(notebook_of(path.with_suffix("")))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["01_small.ipynb", "01_small.md"]
+
+
+def test_a_widget_is_run_and_left_out(tmp_path):
+    path = write_chapter(tmp_path / "01_small.md", "import ipywidgets\nslider = ipywidgets.IntSlider(3)\nslider", "slider.value")
+    text = path.read_text("utf8").replace("```{code-cell}\nimport", "```{code-cell}\n:tags: [live]\n\nimport")
+    path.write_text(text, "utf8")
+    build_notebooks.run_chapter(path)
+    first, second = notebook_of(path.with_suffix("")).cells
+    assert first.metadata.tags == ["live"]
+    assert (first.execution_count, first.outputs) == (1, [])
+    assert second.outputs[0].data["text/plain"] == "3"
 
 
 def test_a_failing_chapter_leaves_its_notebook_alone(tmp_path, monkeypatch, capsys):
