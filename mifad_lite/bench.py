@@ -1,6 +1,7 @@
 """How fast it is: the real loop, its columns alone, the ResNet baseline, and the loop that most people would write."""
 
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .attention import RowBlockAttention
+from .augment import Augmentation
 from .baseline import ResNetConfig
 from .checkpoint import build
 from .data import FaceData, FaceSet, content_sha256
@@ -120,15 +122,25 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
         "ResNet-18, width 64": replace(fast, arch="resnet18", network=ResNetConfig(64).to_dict(), loss="softmax"),
         "ResNet-18, width 16": replace(fast, arch="resnet18", network=ResNetConfig(16).to_dict(), loss="softmax"),
     }
+    switches = {  # lite with one thing changed: what each buys
+        "float32, contiguous": {"bf16": False, "channels_last": False},
+        "bfloat16, contiguous": {"channels_last": False},
+        "no augmentation": {"augmentation": Augmentation.none()},
+        "no weight average": {"ema": 0.0},
+    }
+    if device == "cuda" or shutil.which("c++"):  # the compiler of torch.compile
+        switches["compiled"] = {"compile": True}
+    switched = {name: replace(fast, network=lite, **change) for name, change in switches.items()}
     seconds: dict[str, float] = {}
     for _ in range(repeats):  # in turns, so that a slow minute of the machine hits every variant
-        for name, config in variants.items():
+        for name, config in {**variants, **switched}.items():
             seconds[name] = min(seconds.get(name, float("inf")), fit_epoch(data, config))
         naive = min(seconds.get("lite, naive loop", float("inf")), naive_epoch(faces, fast))
         seconds["lite, naive loop"] = naive
     training = [
         {"name": name, "images_per_second": round(batch * steps / s, 1), "step_milliseconds": round(1e3 * s / steps, 2)}
         for name, s in seconds.items()
+        if name not in switched
     ]
     inference = []
     for name, config in variants.items():
@@ -153,6 +165,7 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
         "steps": steps,
         "repeats": repeats,
         "training": training,
+        "switches": {name: round(seconds["lite"] / seconds[name], 3) for name in switched},
         "inference": inference,
         "spatial_attention": bench_attention(device),
         "lite_over_columns": round(seconds["lite"] / seconds["lite, columns alone"], 3),
@@ -165,6 +178,9 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
     log("training")
     for row in training:
         log(f"  {row['name']:22}{row['images_per_second']:9.1f} images/s{row['step_milliseconds']:9.1f} ms a step")
+    log("lite with one thing changed, speed against lite")
+    for name, ratio in record["switches"].items():
+        log(f"  {name:22}{ratio:9.2f}")
     log("inference, batch 64 in bfloat16; one face in float32")
     for row in inference:
         log(f"  {row['name']:22}{row['images_per_second']:9.1f} images/s{row['one_face_milliseconds']:9.2f} ms a face")
