@@ -40,7 +40,7 @@ def test_record_is_what_the_network_computes(net, faces, record):
             attention = torch.softmax(v[:, :, None] * v[:, None, :], dim=2)
             assert torch.allclose(attention, maps[kind], atol=5e-3)
         assert torch.allclose(unpack(stored["gate"], *maps["gate"].shape), maps["gate"], atol=0.003)
-    assert torch.allclose(torch.tensor(record["probabilities"]).double(), net(faces).softmax(1), atol=1e-3)
+    assert torch.allclose(torch.tensor(record["probabilities"]).double(), net(faces).softmax(1).double(), atol=1e-3)
     assert torch.equal(unpack(record["faces"], *faces.shape), faces)
 
 
@@ -50,7 +50,7 @@ def test_occlusion_hides_the_place_it_names(net, faces, record):
     for i, j in ((0, 0), (2, 9), (12, 12)):
         hidden = faces[4:5].clone()
         hidden[..., 3 * i : 3 * i + 12, 3 * j : 3 * j + 12] = faces[4].mean()
-        assert torch.allclose(stored[i, j], net(hidden).softmax(1)[0], atol=5e-3)
+        assert torch.allclose(stored[i, j], net(hidden).softmax(1)[0].double(), atol=5e-3)
 
 
 @torch.no_grad()
