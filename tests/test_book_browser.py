@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.support.ui import Select
 
 # Waits for equations and pictures, then says what a reader would see go wrong.
 LOOK = """
@@ -90,6 +92,103 @@ def test_pages_are_whole_offline(browser, html, width, height, theme):
             shot.parent.mkdir(parents=True, exist_ok=True)
             shot.write_bytes(full_page(browser, width))
     assert not problems, "\n".join(problems)
+
+
+# The figure of one interactive block as text: its drawings, its pixels, its numbers; without the controls.
+SNAPSHOT = """
+const block = arguments[0];
+return [...block.querySelectorAll(".panels svg, .panels canvas, .readouts output, .note")].map(
+  e => e.localName == "canvas" ? e.toDataURL() : e.innerHTML).join("|");
+"""
+
+
+def by_keyboard(browser, control):
+    """Ways to move a control with keys, to be tried in turn."""
+    if control.tag_name == "button":
+        return [lambda: control.send_keys(Keys.SPACE)]
+    if control.tag_name == "select":
+        return [lambda key=key: control.send_keys(key) for key in (Keys.ARROW_DOWN, Keys.ARROW_UP)]
+    keys = (Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ARROW_UP)
+    return [lambda key=key: control.send_keys(key) for key in keys]
+
+
+def by_mouse(browser, control):
+    """Ways to move a control with the mouse, to be tried in turn."""
+    act = ActionChains(browser, duration=50)
+    if control.tag_name == "button":
+        return [lambda: act.click(control).perform()]
+    if control.tag_name == "select":  # the list that opens is the system's: choose as the driver does
+        chosen = Select(control)
+        last = len(chosen.options) - 1
+        return [lambda: chosen.select_by_index(last), lambda: chosen.select_by_index(0)]
+    if control.tag_name == "input":
+        far = 0.3 * control.size["width"]
+        return [lambda: act.move_to_element_with_offset(control, far, 0).click().perform()]
+    return [lambda d=d: act.drag_and_drop_by_offset(control, *d).perform() for d in ((30, 20), (-30, -20), (30, -20))]
+
+
+def dead_controls(browser, block, ways):
+    """The names of the controls of an interactive figure that change nothing when moved in any of `ways`."""
+    for control in block.find_elements("css selector", "input, select, button, .handle"):
+        name = control.get_attribute("aria-label") or control.text
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", control)
+        before = browser.execute_script(SNAPSHOT, block)
+        for move in ways(browser, control):
+            move()
+            if browser.execute_script(SNAPSHOT, block) != before:
+                break
+        else:
+            yield name
+
+
+@pytest.mark.parametrize("ways", [by_keyboard, by_mouse])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_figures_move(browser, html, ways, width, height):
+    problems, seen = [], 0
+    set_window(browser, width, height, "light")
+    for page in sorted(html.glob("book/*.html")):
+        browser.get(page.as_uri())
+        for block in browser.find_elements("css selector", ".mifad-figure"):
+            name = f"{page.stem}, {block.get_attribute('id')}"
+            seen += 1
+            if "live" not in block.get_attribute("class").split():
+                problems.append(f"{name}: its script did not draw")
+            if not block.find_elements("css selector", "input, select, button, .handle"):
+                problems.append(f"{name}: nothing to move")
+            problems += [f"{name}: moving {control} changes nothing" for control in dead_controls(browser, block, ways)]
+        problems += [f"{page.stem}: {error}" for error in console_errors(browser)]
+    assert not problems, "\n".join(problems)
+    assert seen >= 12
+
+
+def test_figures_stand_still_without_scripts(browser, html):
+    problems = []
+    set_window(browser, 390, 844, "light")
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        for page in sorted(html.glob("book/*.html")):
+            browser.get(page.as_uri())
+            for block in browser.find_elements("css selector", ".mifad-figure"):
+                picture = block.find_element("css selector", "img.still")
+                if not picture.is_displayed() or picture.size["width"] < 200:
+                    problems.append(f"{page.stem}: {block.get_attribute('id')} shows no picture")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert not problems, "\n".join(problems)
+
+
+def test_a_dead_control_is_found(browser, tmp_path):
+    page = tmp_path / "dead.html"
+    page.write_text(
+        """<div class="mifad-figure live"><input type="range" aria-label="dead" min="0" max="9" value="4">
+        <input type="range" aria-label="alive" min="0" max="9" value="4" oninput="document.querySelector(
+        '.panels svg').textContent = this.value"><div class="panels"><svg></svg></div></div>"""
+    )
+    set_window(browser, 1280, 900, "light")
+    browser.get(page.as_uri())
+    block = browser.find_element("css selector", ".mifad-figure")
+    for ways in (by_keyboard, by_mouse):
+        assert list(dead_controls(browser, block, ways)) == ["dead"]
 
 
 def test_search_answers_offline(browser, html):
