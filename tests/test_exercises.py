@@ -40,7 +40,7 @@ def test_mistakes_are_named(label, capsys):
     for fragment, answer in wrong.items():
         assert not exercises.check(label, answer), f"passed, although wrong: {fragment}"
         message = capsys.readouterr().out
-        assert fragment in message
+        assert fragment.lower() in message.lower()
         messages.add(message)
     assert len(messages) == len(wrong)  # each mistake has a message of its own
 
