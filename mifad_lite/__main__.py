@@ -1,4 +1,4 @@
-"""The command line: python -m mifad_lite data | train | evaluate | predict | bench | explore | report."""
+"""Commands: python -m mifad_lite data | train | evaluate | predict | inspect | ablate | bench | explore | report."""
 
 import argparse
 import json
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 
+from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench
 from .checkpoint import SHIPPED, load_network
 from .data import CLASSES, FaceData, load_fer2013
 from .evaluate import evaluate_split
 from .explorer import explore
+from .inspection import inspect
 from .model import PRESETS
 from .predict import format_prediction, predict
 from .records import provenance, write_record
@@ -24,15 +26,23 @@ from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
 
 def get_data(source: str | None) -> FaceData:
-    """"drawn" gives drawn faces, "drawn:N" N of them for training; a path or None goes to `load_fer2013`."""
+    """ "drawn" gives drawn faces, "drawn:N" N of them for training; a path or None goes to `load_fer2013`.
+
+    "drawn:N,private=4000,inter=0.6" also sets the sizes of the tests and the two dials, see `synthetic_data`.
+    """
     drawn = re.fullmatch(r"drawn(?::(.*))?", source or "")
     if drawn is None:
         return load_fer2013(source)
     if drawn[1] is None:
         return synthetic_data()
-    if not re.fullmatch(r"[1-9]\d*", drawn[1]):
-        raise ValueError(f"--data {source}: after drawn: comes the number of training faces, as in drawn:20000")
-    return synthetic_data(train=int(drawn[1]))
+    if not re.fullmatch(r"[1-9]\d*(,(public|private)=[1-9]\d*|,(intra|inter)=[\d.]+)*", drawn[1]):
+        raise ValueError(
+            f"--data {source}: after drawn: comes the number of training faces, as in drawn:20000, "
+            "then what else is not as usual, as in drawn:2000,private=4000,inter=0.6"
+        )
+    train, *rest = drawn[1].split(",")
+    options = dict(pair.split("=") for pair in rest)
+    return synthetic_data(int(train), **{k: float(v) if k.startswith("int") else int(v) for k, v in options.items()})
 
 
 def data_command(args: argparse.Namespace) -> None:
@@ -89,6 +99,32 @@ def evaluate_command(args: argparse.Namespace) -> None:
     print("private test per class: " + ", ".join(shown))
     if args.out:
         write_record(args.out, record)
+
+
+def ablate_command(args: argparse.Namespace) -> None:
+    changes = {k: v for k in ("epochs", "batch", "lr", "compile") if (v := getattr(args, k)) is not None}
+    base = replace(profile(args.profile), **changes)
+    if args.preset:
+        base = replace(base, network=PRESETS[args.preset].to_dict())
+    tables = list(TABLES) if args.table == "all" else [args.table]
+    data = get_data(args.data)
+    record = ablate(data, base, tables, args.seeds, args.runs, log=lambda line: print(line, flush=True))
+    drawn = {"drawn": args.data} if args.data and args.data.startswith("drawn") else {}
+    record |= {"profile": args.profile, "preset": args.preset, **drawn}
+    print(format_record(record))
+    if args.out:
+        write_record(args.out, record)
+
+
+def inspect_command(args: argparse.Namespace) -> None:
+    net, meta = load_network(args.checkpoint)
+    data = get_data(args.data)
+    found = inspect(net, data, args.faces, log=lambda line: print(line, flush=True))
+    write_record(args.out, {"kind": "inspect", **provenance(data.name, data.sha256), "network": meta, **found})
+    fit = found["calibration"]
+    print(f"private test {100 * found['private']['accuracy']:.2f} %")
+    print(f"calibration error {100 * fit['before']['ece']:.2f} points, and {100 * fit['after']['ece']:.2f}", end=" ")
+    print(f"at temperature {fit['temperature']:.2f}, which fits the public test")
 
 
 def bench_command(args: argparse.Namespace) -> None:
@@ -150,6 +186,24 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", type=Path, help="default: the one that ships")
     evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
     out_option(evaluate)
+
+    inside = command("inspect", inspect_command, "Calibration, mistakes, maps and lost parts of a network.")
+    data_option(inside)
+    inside.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    inside.add_argument("--faces", default=100, type=int, help="faces of each class that get maps and a point")
+    inside.add_argument("--out", type=Path, required=True, help="write the record here")
+
+    apart = command("ablate", ablate_command, "Train every arm of the paper's Tables 3 to 6 and of ours, and compare.")
+    data_option(apart)
+    apart.add_argument("--table", default="all", choices=("all", *TABLES))
+    apart.add_argument("--profile", default="smoke", choices=PROFILES)
+    apart.add_argument("--preset", choices=PRESETS, help="size of MIFAD-Net, in place of the profile's")
+    apart.add_argument("--seeds", default=3, type=int, help="how often each arm is trained")
+    apart.add_argument("--runs", default="runs/ablate", type=Path, help="a file for each run; those there are kept")
+    apart.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    for name, kind in (("epochs", int), ("batch", int), ("lr", float)):
+        apart.add_argument(f"--{name}", type=kind)
+    out_option(apart)
 
     measure = command("bench", bench_command, "Measure images per second, against the columns alone and a naive loop.")
     measure.add_argument("--batch", default=128, type=int)

@@ -1,5 +1,8 @@
-"""What a network did: accuracy, per class, confusion matrix, intervals; on the whole split and without twins."""
+"""What a network did: accuracy, per class, confusion matrix, intervals, calibration; whole split and without twins."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -67,6 +70,50 @@ def score(logits: Tensor, labels: Tensor) -> dict:
     }
 
 
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[str, list]:
+    """Images sorted by confidence, the largest of their probabilities (N, classes), into `bins` equal bins (low, high].
+
+    Per bin: n, hits, mean confidence and accuracy (None in an empty bin). "edges" are the bins + 1 ends.
+    Raises ValueError for no images or fewer than one bin.
+    """
+    if not len(labels) or bins < 1:
+        raise ValueError(f"{len(labels)} images in {bins} bins: reliability needs at least one of each")
+    confidence, predicted = probabilities.double().max(1)
+    which = (confidence * bins).ceil().long().clamp(1, bins) - 1  # a confidence on an edge belongs to the bin below it
+    n = torch.bincount(which, minlength=bins)
+    hits = torch.bincount(which[predicted == labels], minlength=bins)
+    total = torch.zeros(bins, dtype=torch.float64).index_add(0, which, confidence)
+    return {
+        "edges": [i / bins for i in range(bins + 1)],
+        "n": n.tolist(),
+        "hits": hits.tolist(),
+        "confidence": [t / k if k else None for t, k in zip(total.tolist(), n.tolist(), strict=True)],
+        "accuracy": [h / k if k else None for h, k in zip(hits.tolist(), n.tolist(), strict=True)],
+    }
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 10) -> float:
+    """sum_b n_b / N |accuracy_b - confidence_b| over the bins of `reliability`. Source: Guo et al., ICML 2017."""
+    table = reliability(probabilities, labels, bins)
+    rows = zip(table["n"], table["accuracy"], table["confidence"], strict=True)
+    return sum(n * abs(a - c) for n, a, c in rows if n) / len(labels)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, low: float = 0.01, high: float = 100.0) -> float:
+    """The T in [low, high] for which softmax(logits / T) has the least mean negative log-likelihood, in float64.
+
+    In b = 1 / T the loss is convex; its slope is the mean of E_p[logit] - true logit. We halve log b until it is zero.
+    Where every label has the largest logit there is no minimum, and the answer is `low`.
+    """
+    logits = logits.double()
+    true = logits.gather(1, labels[:, None]).mean()
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        slope = ((logits / middle).softmax(1) * logits).sum(1).mean() - true
+        low, high = (low, middle) if slope <= 0 else (middle, high)  # still falling in b: a smaller T
+    return (low * high) ** 0.5
+
+
 def evaluate_split(net: nn.Module, faces: FaceSet, *, flip: bool = False, bf16: bool = False) -> dict:
     """`score` of a split, whole and (where twins are known) without the images that also stand in training.
 
@@ -79,3 +126,49 @@ def evaluate_split(net: nn.Module, faces: FaceSet, *, flip: bool = False, bf16: 
     if faces.twin is not None and not faces.twin.all():
         result["twin_free"] = score(logits[~faces.twin], faces.labels[~faces.twin])
     return result
+
+
+def mcnemar_test(hits_a: np.ndarray, hits_b: np.ndarray) -> dict:
+    """McNemar's exact test of two networks on the same images: do their errors differ by more than a coin would?
+
+    hits_a, hits_b: bool (N,), True where the answer was right. Returns "only_a" and "only_b", the images that one of
+    them alone gets right, and the two-sided "p" of that split if each were a fair coin. Raises ValueError for other
+    shapes.
+    """
+    a, b = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool)
+    if a.ndim != 1 or a.shape != b.shape or not a.size:
+        raise ValueError(f"hits of shapes {a.shape} and {b.shape}: a paired test needs the same images for both")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, tail = only_a + only_b, min(only_a, only_b)
+    p = 2 * sum(math.comb(n, k) for k in range(tail + 1)) / 2**n  # whole numbers, divided once: exact
+    return {"only_a": only_a, "only_b": only_b, "p": min(1.0, p)}
+
+
+def paired_bootstrap(hits_a: np.ndarray, hits_b: np.ndarray, samples: int = 10_000, seed: int = 0) -> dict:
+    """Accuracy of a minus accuracy of b, resampled over the images: does it hold for other images of this kind?
+
+    hits_a, hits_b: bool (N,), or (seeds, N) which are averaged over the seeds first. Returns "difference",
+    "interval_95" (percentiles) and the two-sided "p" of no difference. Raises ValueError for other shapes.
+    """
+    a, b = (np.atleast_2d(np.asarray(h, dtype=np.float64)) for h in (hits_a, hits_b))
+    if a.ndim != 2 or a.shape[1] != b.shape[1] or not a.size or not b.size:
+        raise ValueError(f"hits of shapes {a.shape} and {b.shape}: a paired test needs the same images for both")
+    d = a.mean(0) - b.mean(0)  # (N,) one difference per image
+    values, counts = np.unique(d.round(9), return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(d), counts / len(d), samples)  # N images with replacement
+    means = draws @ values / len(d)
+    low, high = np.quantile(means, [0.025, 0.975])
+    p = 2 * (1 + min((means <= 1e-9).sum(), (means >= -1e-9).sum())) / (samples + 1)
+    return {"difference": float(d.mean()), "interval_95": [float(low), float(high)], "p": min(1.0, float(p))}
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p values of a family of tests, raised so that "p < 0.05 anywhere" is wrong in at most 5 % of families.
+
+    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
