@@ -3,12 +3,14 @@
 People edit and review the .md (jupytext MyST); the .ipynb holds the same cells with their outputs, for Colab, nbval and
 the book. Without names every paired chapter is run. Cell ids follow from the source, times and versions are left
 out, so that the same run gives the same file. A chapter that fails leaves its old .ipynb as it was. A cell tagged
-`live` makes a widget for a running kernel: it is run, and its output, dead in a page, is left out.
+`live` makes a widget for a running kernel: it is run, and its output, dead in a page, is left out. The list of all
+exercises, solutions.md, is written along.
 """
 
 import argparse
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -82,6 +84,26 @@ def run_chapter(path):
             raise
 
 
+SOLUTIONS = """(ch:solutions)=
+# Exercises and solutions
+
+Every exercise of the book. Its solution is folded below it, and the tests run it with the check that your answer gets.
+Try first. A check names your mistake, and a solution cannot do that.
+"""
+
+
+def solutions_page():
+    """The text of solutions.md: every exercise with its level, by chapter."""
+    text = SOLUTIONS
+    for path in chapters():
+        page = path.read_text("utf8")
+        chapter = re.search(r"^# (.+)$", page, re.MULTILINE)[1]
+        text += f"\n## {chapter}\n\n| exercise | | level |\n|---|---|---|\n"
+        for title, name, level in re.findall(r"\{exercise\} ([^\n]+)\n:label: (\S+)\n\*\*([\w-]+)\.\*\*", page):
+            text += f"| {title} | {{ref}}`{name}` | {level.lower()} |\n"
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a chapter, as in 09_training (default: all)")
@@ -96,6 +118,7 @@ def main():
             run_chapter(paths[name])
         except (CellExecutionError, CellTimeoutError) as error:
             sys.exit(f"{paths[name]} stopped and its notebook was left as it was:\n{error}")
+    (BOOK / "solutions.md").write_text(solutions_page(), "utf8")
 
 
 if __name__ == "__main__":

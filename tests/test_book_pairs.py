@@ -91,6 +91,14 @@ def test_few_outputs_go_unchecked(chapter):
     assert 6 * sum(map(is_unchecked, cells)) < len(cells)
 
 
+def test_the_list_of_exercises_is_up_to_date():
+    page = (BOOK / "solutions.md").read_text("utf8")
+    assert page == build_notebooks.solutions_page(), "run: python book/build_notebooks.py"
+    labels = re.findall(r"\{ref\}`(ex-[\w-]+)`", page)
+    written = [re.findall(r":label: (ex-[\w-]+)", path.with_suffix(".md").read_text("utf8")) for path in CHAPTERS]
+    assert labels == sum(written, [])
+
+
 def test_cell_ids_follow_the_source():
     new = nbformat.v4.new_code_cell
     before = build_notebooks.cell_ids([new("a"), new("b"), new("a"), nbformat.v4.new_markdown_cell("a")])
@@ -112,7 +120,8 @@ def test_running_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_a_widget_is_run_and_left_out(tmp_path):
-    path = write_chapter(tmp_path / "01_small.md", "import ipywidgets\nslider = ipywidgets.IntSlider(3)\nslider", "slider.value")
+    widget = "import ipywidgets\nslider = ipywidgets.IntSlider(3)\nslider"
+    path = write_chapter(tmp_path / "01_small.md", widget, "slider.value")
     text = path.read_text("utf8").replace("```{code-cell}\nimport", "```{code-cell}\n:tags: [live]\n\nimport")
     path.write_text(text, "utf8")
     build_notebooks.run_chapter(path)

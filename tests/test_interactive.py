@@ -25,12 +25,13 @@ def block(name="schedule", data=None, alt="A rising line.", **kwargs):
 
 
 def test_block_holds_picture_data_and_script():
-    soup = BeautifulSoup(block(data={"text": "</script><b>&é", "n": [1.5, None]}, alt='Two "quotes" & <b>'), "html.parser")
+    data = {"text": "</script><b>&é", "n": [1.5, None]}
+    soup = BeautifulSoup(block(data=data, alt='Two "quotes" & <b>'), "html.parser")
     root = soup.find(id="mifad-schedule")
     assert root["aria-label"] == root.img["alt"] == 'Two "quotes" & <b>'
     assert base64.b64decode(root.img["src"].split(",")[1]).startswith(b"\x89PNG")
-    data, script = root.find_all("script")
-    assert json.loads(data.string) == {"text": "</script><b>&é", "n": [1.5, None]}
+    embedded, script = root.find_all("script")
+    assert json.loads(embedded.string) == data
     assert (interactive.JS / "schedule.js").read_text("utf8") in script.string
     assert not soup.find("b")  # neither the data nor the description broke out
 
