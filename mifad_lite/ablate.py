@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .augment import Augmentation
 from .checkpoint import build
 from .data import FaceData
 from .evaluate import holm, mcnemar_test, paired_bootstrap, predict_logits
@@ -33,6 +34,7 @@ TABLES = {
     "matched": "ours: is it the branch, the mix of kernels, or the number of parameters?",
     "margin": "ours: the margin m of the angular loss, in radians",
     "scale": "ours: the scale s of the angular loss",
+    "recipe": "ours: what each part of the training recipe buys",
 }
 # The orderings that the paper states (its absolute numbers stand only in images): table, better arm, worse arm.
 # "Four branches do not help" is no ordering but a bound: it holds where four gain less than WORTH.
@@ -84,6 +86,15 @@ def arms(table: str, base: TrainConfig) -> tuple[str, dict[str, TrainConfig]]:
     if table == "scale":
         values = sorted({4.0, 8.0, 16.0, 32.0, float(network["scale"])})
         return f"{network['scale']:g}", {f"{s:g}": bent(scale=s) for s in values}
+    if table == "recipe":
+        without = {
+            "no augmentation": {"augmentation": Augmentation.none()},
+            "no average": {"ema": 0.0},
+            "no margin ramp": {"ramp": 0.0},
+            "constant rate": {"schedule": "constant"},
+            "the paper's": {"optimizer": "adam", "lr": 1e-3, "schedule": "constant", "weight_decay": 0.0},
+        }
+        return "all of it", {"all of it": base, **{name: replace(base, **change) for name, change in without.items()}}
     raise ValueError(f"there is no table {table!r}: use all or one of {', '.join(TABLES)}")
 
 
