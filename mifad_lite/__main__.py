@@ -119,8 +119,9 @@ def ablate_command(args: argparse.Namespace) -> None:
 def inspect_command(args: argparse.Namespace) -> None:
     net, meta = load_network(args.checkpoint)
     data = get_data(args.data)
-    found = inspect(net, data, args.faces, log=lambda line: print(line, flush=True))
-    write_record(args.out, {"kind": "inspect", **provenance(data.name, data.sha256), "network": meta, **found})
+    found = inspect(net, data, args.faces, show=args.show, log=lambda line: print(line, flush=True))
+    drawn = {"drawn": args.data} if (args.data or "").startswith("drawn") else {}
+    write_record(args.out, {"kind": "inspect", **provenance(data.name, data.sha256), "network": meta, **drawn, **found})
     fit = found["calibration"]
     print(f"private test {100 * found['private']['accuracy']:.2f} %")
     print(f"calibration error {100 * fit['before']['ece']:.2f} points, and {100 * fit['after']['ece']:.2f}", end=" ")
@@ -191,6 +192,7 @@ def make_parser() -> argparse.ArgumentParser:
     data_option(inside)
     inside.add_argument("--checkpoint", type=Path, help="default: the one that ships")
     inside.add_argument("--faces", default=100, type=int, help="faces of each class that get maps and a point")
+    inside.add_argument("--show", action="store_true", help="keep pixels of seven faces, for drawn faces alone")
     inside.add_argument("--out", type=Path, required=True, help="write the record here")
 
     apart = command("ablate", ablate_command, "Train every arm of the paper's Tables 3 to 6 and of ours, and compare.")

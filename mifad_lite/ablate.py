@@ -8,6 +8,7 @@ one record: accuracies, and paired tests on the private test. The epoch is chose
 import base64
 import hashlib
 import json
+import math
 import shutil
 from bisect import bisect
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from .augment import Augmentation
 from .checkpoint import build
 from .data import FaceData
-from .evaluate import holm, mcnemar_test, paired_bootstrap, predict_logits
+from .evaluate import Z95, holm, mcnemar_test, paired_bootstrap, predict_logits
 from .model import MIFADConfig
 from .records import provenance, read_record, write_record
 from .train import TrainConfig, fit
@@ -199,10 +200,33 @@ def arm_hits(record: dict, table: str, arm: str) -> np.ndarray:
     return np.stack([unpack_hits(text, record["sizes"]["private"]) for text in packed])
 
 
-def compare(hits_a: np.ndarray, hits_b: np.ndarray) -> dict:
-    """bool (seeds, N) of two arms -> a minus b: over all seeds by the bootstrap, and seed by seed by McNemar's test."""
+def luck(accuracies: np.ndarray) -> float:
+    """What is left of the spread between runs, as a standard deviation, after each arm's and each seed's mean.
+
+    accuracies: (arms, seeds), on one and the same test. All arms see the same seeds, so a seed that is kind to all does
+    not count: a randomised block design. The arms share one number, since each alone tells little. 0 without repeats.
+    """
+    freedom = (accuracies.shape[0] - 1) * (accuracies.shape[1] - 1)
+    rest = accuracies - accuracies.mean(0) - accuracies.mean(1, keepdims=True) + accuracies.mean()
+    return float((np.square(rest).sum() / freedom) ** 0.5) if freedom else 0.0
+
+
+def compare(hits_a: np.ndarray, hits_b: np.ndarray, spread: float = 0.0) -> dict:
+    """bool (seeds, N) of two arms -> a minus b, asked in three ways.
+
+    "interval_95", "p": would it be so on other images and with other seeds? The variance over the images plus that of
+        two means of S runs, each run with the standard deviation `spread` (see `luck`); normal.
+    "images": on other images, with these networks? By the bootstrap, averaged over the seeds.
+    "mcnemar": seed by seed, are these two networks different on these images?
+    """
+    d = hits_a.mean(0) - hits_b.mean(0)  # (N,)
+    error = math.hypot(d.std() / len(d) ** 0.5, spread * (2 / len(hits_a)) ** 0.5)
+    middle = float(d.mean())
     return {
-        **paired_bootstrap(hits_a, hits_b),
+        "difference": middle,
+        "interval_95": [middle - Z95 * error, middle + Z95 * error],
+        "p": math.erfc(abs(middle) / error / 2**0.5) if error else 1.0,
+        "images": paired_bootstrap(hits_a, hits_b),
         "by_seed": (hits_a.mean(1) - hits_b.mean(1)).tolist(),
         "mcnemar": [mcnemar_test(a, b) for a, b in zip(hits_a, hits_b, strict=True)],
     }
@@ -211,20 +235,18 @@ def compare(hits_a: np.ndarray, hits_b: np.ndarray) -> dict:
 def verdict(test: dict, p: float, no_gain: bool = False) -> str:
     """What a comparison says about "a is better than b" (with `no_gain`: "a does not help over b").
 
-    test: from `compare`.  p: its p value, corrected for the number of claims. A difference counts as seen where p is
-    below LEVEL and every seed has its sign: the first asks about other images, the second about other starts.
+    test: from `compare`.  p: its "p", corrected for the number of claims.
     """
-    seen = p < LEVEL and len({np.sign(d) for d in test["by_seed"]}) == 1
-    if no_gain:
-        helps = seen and test["difference"] > 0
-        return VERDICTS[1] if helps else VERDICTS[0] if test["interval_95"][1] < WORTH else VERDICTS[2]
-    return VERDICTS[2] if not seen else VERDICTS[0] if test["difference"] > 0 else VERDICTS[1]
+    seen, better = p < LEVEL, test["difference"] > 0
+    if no_gain and not (seen and better):
+        return VERDICTS[0] if test["interval_95"][1] < WORTH else VERDICTS[2]
+    return VERDICTS[2] if not seen else VERDICTS[better == no_gain]
 
 
-def judge(hits: Callable[[str, str], np.ndarray], tables: list[str]) -> list[dict]:
+def judge(hits: Callable[[str, str], np.ndarray], tables: list[str], spread: float) -> list[dict]:
     """The paper's claims in these tables with their tests, p values corrected by Holm's method, and verdicts."""
     claims = [claim for claim in CLAIMS if claim[0] in tables]
-    tests = [compare(hits(table, better), hits(table, worse)) for table, better, worse in claims]
+    tests = [compare(hits(table, better), hits(table, worse), spread) for table, better, worse in claims]
     adjusted = holm([t["p"] for t in tests])
     return [
         {
@@ -281,6 +303,7 @@ def ablate(
             "private_hits": [pack_hits(h) for h in private[name]],
         }
 
+    spread = luck(np.stack([h.mean(1) for h in private.values()]))
     record = {
         "kind": "ablation",
         **provenance(data.name, data.sha256),
@@ -290,25 +313,27 @@ def ablate(
         "base": {**base.to_dict(), "seed": None},
         "seeds": list(range(seeds)),
         "seconds": round(sum(r["seconds"] for found in runs.values() for r in found), 1),
+        "luck": spread,
         "runs": {name: summary(name, found) for name, found in runs.items()},
         "tables": {},
     }
     for table, (reference, named) in grid.items():
         keys = {arm: run_name(config, data.sha256) for arm, config in named.items()}
-        against = {arm: compare(private[k], private[keys[reference]]) for arm, k in keys.items() if arm != reference}
+        middle = private[keys[reference]]
+        against = {arm: compare(private[k], middle, spread) for arm, k in keys.items() if arm != reference}
         record["tables"][table] = {"reference": reference, "arms": keys, "minus_reference": against}
-    record["claims"] = judge(lambda table, arm: private[record["tables"][table]["arms"][arm]], list(grid))
+    record["claims"] = judge(lambda table, arm: private[record["tables"][table]["arms"][arm]], list(grid), spread)
     return record
 
 
 def format_record(record: dict) -> str:
     """The record as lines of text: every table, then the paper's claims."""
-    lines = []
+    lines = [f"a run's luck has a standard deviation of {100 * record['luck']:.2f} points"]
     for table, content in record["tables"].items():
         lines.append(f"{table} (minus {content['reference']}), accuracy on the private test")
         for arm, key in content["arms"].items():
             mean = 100 * record["runs"][key]["mean"]["private"]
-            line = f"  {arm:9}{record['runs'][key]['parameters']:>11,} parameters  {mean:6.2f} %"
+            line = f"  {arm:16}{record['runs'][key]['parameters']:>11,} parameters  {mean:6.2f} %"
             if test := content["minus_reference"].get(arm):
                 low, high = (100 * v for v in test["interval_95"])
                 line += f"  {100 * test['difference']:+6.2f} points (95 %: {low:+.2f} to {high:+.2f})"

@@ -2,7 +2,7 @@
 
 `python -m mifad_lite inspect --out FILE` writes the record: calibration, mistakes, twins, occlusion and attention maps,
 what a network loses without a part, how it bears changed pictures, and where the faces lie on the sphere. It holds
-numbers only, no picture.
+no picture, unless `show` asks for seven drawn faces.
 """
 
 from collections import defaultdict
@@ -25,6 +25,7 @@ from .evaluate import (
     wilson_interval,
 )
 from .explorer import PATCH, STEP, columns_of, occlusion
+from .interactive import pack
 
 BATCH = 128
 
@@ -348,8 +349,32 @@ def calibration(public: Tensor, public_labels: Tensor, private: Tensor, private_
     return result
 
 
-def inspect(net: nn.Module, data: FaceData, faces_per_class: int = 100, log: Callable = lambda line: None) -> dict:
-    """Everything that chapter 10 tells of a network; `faces_per_class` faces of each class get maps and a point."""
+def shown(net: nn.Module, faces: FaceSet, drops: Tensor) -> dict:
+    """Pixels and maps of one face of each class: of those answered right, the one on which the place matters most."""
+    right = predict_logits(net, faces.images).argmax(1) == faces.labels
+    telling = drops.flatten(1).std(1) + right  # a standard deviation of probabilities is below 1
+    of_class = F.one_hot(faces.labels, len(CLASSES)).T
+    few = faces.subset((of_class * telling).argmax(1))
+    x = to_float(few.images)
+    with torch.no_grad():
+        return {
+            "label": few.labels.tolist(),
+            "faces": pack(x),  # (7, 48, 48)
+            "probabilities": rounded(net(x).softmax(1)),  # (7, 7)
+            "occlusion": [pack(occlusion(net, image)) for image in x],  # 7 times (13, 13, 7)
+            "received": rounded(attention_received(net, few.images).flatten(2), 2),  # (7, 3, 144)
+        }
+
+
+def inspect(
+    net: nn.Module, data: FaceData, faces_per_class: int = 100, *, show: bool = False, log: Callable = lambda line: None
+) -> dict:
+    """Everything that chapter 10 tells of a network; `faces_per_class` faces of each class get maps and a point.
+
+    show: also keep the pixels of seven faces, for drawn faces alone. ValueError for FER2013, which shows people.
+    """
+    if show and "FER2013" in data.name:
+        raise ValueError("FER2013 shows people, whose pixels do not belong in a record: show takes drawn faces alone")
     private, public = data.private, data.public
     log("logits of the public and the private test")
     chosen_by, logits = predict_logits(net, public.images), predict_logits(net, private.images)
@@ -388,6 +413,8 @@ def inspect(net: nn.Module, data: FaceData, faces_per_class: int = 100, log: Cal
         "drop": rounded(class_means(drops, some.labels)),  # 7 times (13, 13)
         "largest": rounded(class_means(drops.flatten(1).amax(1, keepdim=True), some.labels)),
     }
+    if show:
+        record["shown"] = shown(net, some, drops)
     if net.fusions[0].attention.spatial is not None:
         received = attention_received(net, some.images)
         record["attention"]["received"] = {

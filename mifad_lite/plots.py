@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import CLASSES, FaceSet
+from .evaluate import wilson_interval
 
 COLORS = dict(zip(CLASSES, sns.color_palette("colorblind", len(CLASSES)), strict=True))  # one color per emotion
 
@@ -133,4 +134,174 @@ def network_diagram() -> Figure:
     box(13.8, 2.75, 1.9, 1.6, "#f7e3d0", "embedding", 8)
     arrow((15.7, 3.55), (16.3, 3.55))
     box(16.3, 2.0, 1.6, 3.1, "#e3eef7", "s cos θ\nto seven\nclasses", 8)
+    return fig
+
+
+def reliability_diagram(tables: dict[str, dict]) -> Figure:
+    """Accuracy against confidence (above) and images per bin (below), one column for each table of `reliability`."""
+    fig, axes = plt.subplots(
+        2, len(tables), figsize=(3 * len(tables), 4), layout="constrained", squeeze=False, sharex=True,
+        height_ratios=(3, 1),
+    )  # fmt: skip
+    for (title, table), above, below in zip(tables.items(), *axes, strict=True):
+        width = table["edges"][1]
+        filled = [i for i, n in enumerate(table["n"]) if n]
+        middle = [table["edges"][i] + width / 2 for i in filled]
+        accuracy, confidence = ([table[key][i] for i in filled] for key in ("accuracy", "confidence"))
+        ends = [wilson_interval(table["hits"][i], table["n"][i]) for i in filled]
+        above.bar(middle, accuracy, 0.9 * width, color="#0173b2", alpha=0.75, label="accuracy")
+        above.vlines(middle, *zip(*ends, strict=True), color="0.25", linewidth=1)
+        above.plot(confidence, confidence, "o", color="#de8f05", markersize=5, label="mean confidence")
+        above.plot((0, 1), (0, 1), color="0.4", linestyle="--", linewidth=1)
+        above.set(ylim=(0, 1), title=title)
+        below.bar([e + width / 2 for e in table["edges"][:-1]], table["n"], 0.9 * width, color="0.6")
+        below.set(xlim=(0, 1), xlabel="confidence")
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("images")
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    sns.despine(fig)
+    return fig
+
+
+def embedding_scatter(panels: dict[str, dict]) -> Figure:
+    """Faces in the plane of two principal axes, colored by emotion, with the class directions where there are any.
+
+    panels: a title and what `inspection.sphere` returns, for each panel.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.5), layout="constrained", squeeze=False)
+    for (title, found), ax in zip(panels.items(), axes[0], strict=True):
+        points, labels = np.asarray(found["points"]), np.asarray(found["label"])
+        reach = 0.95 * np.linalg.norm(points, axis=1).max()
+        for c, name in enumerate(CLASSES):
+            own = points[labels == c]
+            ax.scatter(*own.T, s=9, color=COLORS[name], alpha=0.7, linewidths=0, label=name)
+            if "directions" in found:
+                x, y = found["directions"][c]
+                ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": COLORS[name], "lw": 1.6})
+        if "directions" in found:  # names on a circle around all, near their arrows but not on each other
+            angles = np.arctan2(*np.asarray(found["directions"]).T[::-1])
+            order = np.argsort(angles)
+            for _ in range(50):
+                gap = np.diff(angles[order], append=angles[order[0]] + 2 * np.pi)
+                push = np.maximum(0.3 - gap, 0) / 4  # radians
+                angles[order] += np.roll(push, 1) - push
+            for name, angle, tip in zip(CLASSES, angles, found["directions"], strict=True):
+                place = 1.06 * reach * np.cos(angle), 1.16 * reach * np.sin(angle)
+                ax.annotate(
+                    name, tip, place, fontsize=8, ha="center", va="center",
+                    arrowprops={"arrowstyle": "-", "color": COLORS[name], "linestyle": ":"},
+                )  # fmt: skip
+        ends = (-1.34 * reach, 1.34 * reach)
+        ax.set(title=title, aspect="equal", xticks=[], yticks=[], xlim=ends, ylim=ends)
+        ax.set_xlabel(f"{100 * sum(found['variance']):.0f} % of the variance lies in this plane", fontsize=8)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8, markerscale=2)
+    return fig
+
+
+def picture_rows(images: np.ndarray | Tensor, captions: list[str], across: int = 4, **style) -> Figure:
+    """Small pictures (N, H, W) with captions above them, `across` in a row. style: for imshow; cmap adds a bar."""
+    images = np.asarray(images)
+    rows = -(-len(images) // across)
+    fig, axes = plt.subplots(rows, across, figsize=(1.45 * across, 1.8 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, caption in zip(axes.flat, images, captions, strict=False):
+        drawn = ax.imshow(image, **({"cmap": "gray", "vmin": 0, "vmax": 255} | style))
+        ax.set_title(caption, fontsize=8.5)
+    if "cmap" in style:
+        fig.colorbar(drawn, ax=axes, shrink=0.7, aspect=30)
+    return fig
+
+
+def ablation_dots(record: dict, tables: list[str]) -> Figure:
+    """Every run of some tables of an `ablate` record as a dot: private-test accuracy; bars are means."""
+    rows = [(t, arm, name) for t in tables for arm, name in record["tables"][t]["arms"].items()]
+    fig, ax = plt.subplots(figsize=(5.6, 0.27 * len(rows) + 0.9), layout="constrained")
+    for y, (table, _, name) in enumerate(rows):
+        run = record["runs"][name]
+        color = sns.color_palette("colorblind")[tables.index(table)]
+        mean, accuracy = 100 * run["mean"]["private"], [100 * a for a in run["accuracy"]["private"]]
+        ax.plot(accuracy, [y] * len(accuracy), "o", color=color, alpha=0.7)
+        ax.vlines(mean, y - 0.35, y + 0.35, color=color, linewidth=2.5)
+        if y and rows[y - 1][0] != table:
+            ax.axhline(y - 0.5, color="0.8", linewidth=0.8)
+    ax.set_yticks(range(len(rows)), [f"{table}: {arm}" for table, arm, _ in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("accuracy on the private test (%)")
+    ax.grid(axis="x", alpha=0.25)
+    sns.despine(fig, left=True)
+    ax.tick_params(axis="y", length=0)
+    return fig
+
+
+def forest(record: dict, table: str) -> Figure:
+    """One table of an `ablate` record: the runs (left), and each arm minus the reference with 95 % intervals (right).
+
+    Thick: over the test images alone. Thin: over images and seeds.
+    """
+    content = record["tables"][table]
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(6.2, 0.42 * len(content["arms"]) + 1.0), layout="constrained", sharey=True, width_ratios=(2, 3)
+    )
+    for y, (arm, name) in enumerate(content["arms"].items()):
+        run = record["runs"][name]
+        color = "0.35" if arm == content["reference"] else "#0173b2"
+        accuracy = [100 * a for a in run["accuracy"]["private"]]
+        left.plot(accuracy, [y] * len(accuracy), "o", color=color, alpha=0.6)
+        left.vlines(100 * run["mean"]["private"], y - 0.3, y + 0.3, color=color, linewidth=2.5)
+        test = content["minus_reference"].get(arm)
+        if test is None:
+            right.text(0, y, " reference", va="center", fontsize=9, color=color)
+            continue
+        for interval, width in ((test["interval_95"], 1.3), (test["images"]["interval_95"], 4)):
+            right.hlines(y, *(100 * v for v in interval), color=color, linewidth=width)
+        right.plot(100 * test["difference"], y, "D", color=color, markersize=7)
+    right.axvline(0, color="0.5", linewidth=1)
+    left.set_yticks(range(len(content["arms"])), content["arms"])
+    left.set(ylim=(len(content["arms"]) - 0.5, -0.5), xlabel="accuracy (%)")
+    right.set_xlabel(f"points minus “{content['reference']}”")
+    for ax in (left, right):
+        ax.grid(axis="x", alpha=0.25)
+        ax.tick_params(axis="y", length=0)
+    sns.despine(fig, left=True)
+    return fig
+
+
+def attention_weights(record: dict) -> Figure:
+    """alpha and beta at depths 4, 5 and 6 at the end of every run of the attention table of an `ablate` record."""
+    arms = record["tables"]["attention"]["arms"]
+    fig, axes = plt.subplots(1, 2, figsize=(6.0, 2.9), layout="constrained", sharey=True)
+    for ax, key, alone, label in (
+        (axes[0], "alpha", "channel", r"$\alpha$, channels"),
+        (axes[1], "beta", "spatial", r"$\beta$, places"),
+    ):
+        for name, color, shift in ((arms["both"], "#0173b2", -0.12), (arms[alone], "#de8f05", 0.12)):
+            for values in record["runs"][name][key]:
+                ax.plot([d + shift for d in (4, 5, 6)], values, "o", color=color, alpha=0.7)
+        ax.axhline(0, color="0.5", linewidth=1)
+        ax.set(xlabel="depth", title=label, xticks=(4, 5, 6), xlim=(3.5, 6.5))
+        ax.title.set_fontsize(10)
+        ax.grid(axis="y", alpha=0.25)
+    axes[0].set_ylabel("at the end of training")
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=c) for c in ("#0173b2", "#de8f05")]
+    fig.legend(handles, ["both blocks in the network", "this block alone"], loc="outside lower center", ncols=2,
+               frameon=False, fontsize=9)  # fmt: skip
+    sns.despine(fig)
+    return fig
+
+
+def power_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], marks: dict[str, int]) -> Figure:
+    """Chance to see a difference against the number of test images (log), one curve each; marks: lines with a name."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
+    for (label, (n, power)), color in zip(curves.items(), sns.color_palette("colorblind"), strict=False):
+        ax.plot(n, 100 * power, color=color, linewidth=2, label=label)
+    ax.axhline(80, color="0.5", linestyle="--", linewidth=1)
+    for name, n in marks.items():
+        ax.axvline(n, color="0.5", linewidth=1)
+        ax.text(n, 3, f" {name}", rotation=90, va="bottom", ha="right", fontsize=9)
+    ax.set(xscale="log", ylim=(0, 101), xlabel="test images", ylabel="chance that p < 0.05 (%)")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
+    sns.despine(fig)
     return fig

@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from mifad_lite import plots
 from mifad_lite.evaluate import expected_calibration_error, fit_temperature, reliability
 
 
@@ -102,3 +104,17 @@ def test_temperature_has_ends():
     logits = torch.eye(7)
     assert fit_temperature(logits, torch.arange(7)) == pytest.approx(0.01, rel=1e-9)
     assert fit_temperature(logits, (torch.arange(7) + 1) % 7) == pytest.approx(100, rel=1e-9)
+
+
+def test_reliability_diagram_draws_the_bins():
+    """Bars at the accuracy of the filled bins, dots at their confidence, counts below; empty bins leave a gap."""
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.55, 0.45]], dtype=torch.float64)
+    table = reliability(p, torch.tensor([0, 1, 1, 1]), bins=5)
+    fig = plots.reliability_diagram({"plain": table, "again": table})
+    above, below = fig.axes[0], fig.axes[2]
+    assert [bar.get_height() for bar in above.patches] == pytest.approx([0, 2 / 3])
+    assert [bar.get_x() + bar.get_width() / 2 for bar in above.patches] == pytest.approx([0.5, 0.9])
+    assert above.lines[0].get_xydata().ravel() == pytest.approx([0.55, 0.55, 0.9, 0.9])
+    assert [bar.get_height() for bar in below.patches] == [0, 0, 1, 0, 3]
+    assert [ax.get_title() for ax in fig.axes] == ["plain", "again", "", ""]
+    plt.close(fig)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import mifad_lite.__main__ as cli
-from mifad_lite import FaceSet, MIFADConfig, MIFADNet, inspection, save_network, synthetic_data
+from mifad_lite import CLASSES, FaceSet, MIFADConfig, MIFADNet, inspection, plots, save_network, synthetic_data
 from mifad_lite.evaluate import predict_logits
 from mifad_lite.explorer import columns_of, occlusion
+from mifad_lite.interactive import pack
 from mifad_lite.records import read_record
 
 MINI = MIFADConfig(widths=(2, 2, 4, 4, 4, 4), channels=4, embedding=8)
@@ -235,6 +237,33 @@ def test_sphere_places_faces_and_directions_in_one_plane(net, data):
     assert between.diagonal().tolist() == [1] * 7
 
 
+def test_scatter_draws_points_arrows_and_names(net, data):
+    found = inspection.sphere(net, data.private, torch.arange(20))
+    bare = {k: found[k] for k in ("points", "label", "variance")}
+    fig = plots.embedding_scatter({"all": found, "no directions": bare})
+    first, second = fig.axes[:2]
+    for ax in (first, second):
+        drawn = [tuple(p) for dots in ax.collections for p in np.asarray(dots.get_offsets())]
+        assert sorted(drawn) == sorted(map(tuple, found["points"]))
+    names = [text for text in first.texts if text.get_text()]
+    assert [text.get_text() for text in names] == list(CLASSES)
+    assert [text.xy for text in names] == [tuple(d) for d in found["directions"]]
+    places = np.array([text.get_position() for text in names])
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)[np.triu_indices(7, 1)]
+    assert apart.min() > 0.15 * np.linalg.norm(places, axis=1).min(), "no name on another"
+    assert not second.texts
+    plt.close(fig)
+
+
+def test_picture_rows_put_captions_above_pictures():
+    fig = plots.picture_rows(np.arange(45.0).reshape(5, 3, 3), list("abcde"), across=2, cmap="viridis", vmin=0, vmax=45)
+    pictures = [ax for ax in fig.axes if ax.images]
+    assert [ax.get_title() for ax in pictures] == list("abcde")
+    assert pictures[3].images[0].get_array()[0, 0] == 27
+    assert len(fig.axes) == 7, "six places and a color bar"
+    plt.close(fig)
+
+
 # --- The record and its command --------------------------------------------------------------------------------------
 
 
@@ -242,7 +271,8 @@ def test_command(net, data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "synthetic_data", lambda: data)
     save_network(tmp_path / "net.safetensors", net)
     out = tmp_path / "inspection.json"
-    args = ["inspect", "--data", "drawn", "--checkpoint", tmp_path / "net.safetensors", "--faces", "2", "--out", out]
+    args = ["inspect", "--data", "drawn", "--checkpoint", tmp_path / "net.safetensors", "--faces", "2"]
+    args += ["--show", "--out", out]
     assert cli.main([str(a) for a in args]) == 0
     printed = capsys.readouterr().out.splitlines()
     found = read_record(out)
@@ -258,7 +288,9 @@ def test_command(net, data, tmp_path, capsys, monkeypatch):
     assert found["shift"]["none"]["hits"] == found["private"]["hits"] == found["without"]["whole"]["hits"]
     assert sum(found["calibration"]["before"]["bins"]["n"]) == 28
     assert sum(found["calibration"]["after"]["histogram"]) == 28
-    assert len(json.dumps(found)) < 40_000, "numbers, no pictures"
+    assert found["drawn"] == "drawn"
+    assert len(found["shown"]["occlusion"]) == 7
+    assert len(json.dumps(found)) < 80_000
 
 
 @pytest.mark.parametrize("change", [{"head": "linear"}, {"attention": "channel"}, {"attention": "none"}])
@@ -268,6 +300,30 @@ def test_inspect_takes_networks_without_a_part(change, data):
     found = inspection.inspect(net, data, faces_per_class=1)
     assert ("between_directions" in found["sphere"]) == (change.get("head") != "linear")
     assert ("received" in found["attention"]) == ("attention" not in change)
+
+
+def test_shown_faces_are_right_and_of_every_class(net, data):
+    """Of seven right and seven wrong faces the right ones are kept, however much the wrong ones change."""
+    faces = data.private.subset(inspection.per_class(data.private.labels, 2))
+    drops = torch.zeros(14, 13, 13)
+    drops[1::2, :6] = 0.5  # the second face of each class varies most
+    found = inspection.shown(net, faces, drops)
+    right = predict_logits(net, faces.images).argmax(1) == faces.labels
+    assert right.any()
+    assert not right.all()
+    expected = [2 * c + 1 if right[2 * c + 1] or not right[2 * c] else 2 * c for c in range(7)]
+    assert found["label"] == list(range(7))
+    assert found["faces"] == pack(faces.images[expected] / 255)
+    with torch.no_grad():
+        table = pack(occlusion(net, faces.images[expected[3]].float() / 255))
+    assert found["occlusion"][3] == table
+    assert np.shape(found["received"]) == (7, 3, 144)
+
+
+def test_people_are_not_shown(net, data):
+    people = replace(data, name="FER2013")
+    with pytest.raises(ValueError, match="shows people"):
+        inspection.inspect(net, people, show=True)
 
 
 def test_a_class_without_images_is_zero():
