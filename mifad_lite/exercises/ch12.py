@@ -9,7 +9,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from ..records import read_record
 from . import Mistake, call, exercise, require
 
-VERDICTS = ("holds", "does not hold", "undecided", "cannot be tested")
+VERDICTS = ("holds", "does not hold", "cannot be decided", "cannot be tested")
 
 
 def upper(z: float) -> float:
