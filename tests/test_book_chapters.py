@@ -50,7 +50,7 @@ def test_words_before_code(chapter):
 def test_lines_of_code_fit_a_page(chapter):
     for cell in jupytext.read(chapter, fmt="md:myst").cells:
         if cell.cell_type == "code":
-            long = [line for line in cell.source.splitlines() if len(line) > 88]
+            long = [line for line in cell.source.splitlines() if len(line) > 96]
             assert not long, long
 
 
