@@ -165,7 +165,9 @@ def test_a_cut_grid_goes_on(grid, data, tmp_path, monkeypatch):
     monkeypatch.setattr(ablate, "fit", fit)
     whole = ablate.ablate(data, BASE, ["fusion"], 2, tmp_path, str)
     assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.iterdir())) == 6
-    assert whole["tables"]["fusion"] == record["tables"]["fusion"]
+    for name, summary in whole["runs"].items():
+        for key in ("accuracy", "private_hits", "best_epoch", "alpha"):
+            assert summary[key] == record["runs"][name][key]
 
 
 def test_a_run_that_blows_up_leaves_the_others(data, tmp_path):
