@@ -13,7 +13,7 @@ from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench
 from .checkpoint import SHIPPED, load_network
-from .data import CLASSES, FaceData, load_fer2013
+from .data import CLASSES, FaceData, flaws, load_fer2013
 from .evaluate import evaluate_split
 from .explorer import explore
 from .inspection import inspect
@@ -59,7 +59,8 @@ def data_command(args: argparse.Namespace) -> None:
         named = dict(zip(("train", "public", "private"), splits, strict=True))
         counts = {k: torch.bincount(s.labels, minlength=len(CLASSES)).tolist() for k, s in named.items()}
         twin = {k: int(s.twin.sum()) for k, s in named.items() if s.twin is not None}
-        write_record(args.out, {"kind": "data", **provenance(data.name, data.sha256), "counts": counts, "twins": twin})
+        record = {"kind": "data", **provenance(data.name, data.sha256), "counts": counts, "twins": twin}
+        write_record(args.out, record | {"flaws": flaws(*splits)})
 
 
 def train_command(args: argparse.Namespace) -> None:

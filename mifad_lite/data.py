@@ -106,6 +106,29 @@ def load_fer2013(path=None, *, strict: bool = True) -> FaceData:
     return FaceData(*splits, name="FER2013 subset" if difference else "FER2013", sha256=sha256)
 
 
+def flaws(*splits: FaceSet) -> dict[str, float]:
+    """Repeats, contradictions and constants over all splits together, and the mean and deviation of a pixel in [0, 1].
+
+    repeats: images that another image before them equals pixel for pixel.  conflicting_groups: groups of equal images
+    with more than one label.  constant_images: images of one gray level.
+    """
+    images = torch.cat([s.images for s in splits])
+    groups: dict[bytes, set[int]] = {}
+    for image, label in zip(images, torch.cat([s.labels for s in splits]).tolist(), strict=True):
+        groups.setdefault(image.numpy().tobytes(), set()).add(label)
+    flat = images.flatten(1)
+    share = torch.bincount(flat.flatten().int(), minlength=256).double() / flat.numel()  # of each gray level
+    level = torch.arange(256) / 255.0
+    mean = (share * level).sum()
+    return {
+        "repeats": len(images) - len(groups),
+        "conflicting_groups": sum(len(labels) > 1 for labels in groups.values()),
+        "constant_images": int((flat.amax(1) == flat.amin(1)).sum()),
+        "pixel_mean": round(mean.item(), 4),
+        "pixel_deviation": round((share * (level - mean) ** 2).sum().sqrt().item(), 4),
+    }
+
+
 def content_sha256(*splits: FaceSet) -> str:
     """SHA-256 of all pixels, then one byte per label, then one byte per image with the number of its split."""
     digest = hashlib.sha256()

@@ -4,11 +4,13 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import os
 import zipfile
 import zlib
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from mifad_lite import data
-from mifad_lite.data import CLASSES, SPLIT_COUNTS, DataError, FaceSet, load_fer2013
+from mifad_lite.data import CLASSES, SPLIT_COUNTS, DataError, FaceSet, flaws, load_fer2013
+from mifad_lite.synthetic import synthetic_faces
 
 pytestmark = pytest.mark.filterwarnings("error")  # a file left open is one, too
 USAGES = ("Training", "PublicTest", "PrivateTest")
@@ -540,3 +543,31 @@ def test_real_repeats(real):
     assert 35887 - len(labels) == 1855
     assert sum(len(set(group)) > 1 for group in labels.values()) == 59
     assert sum(len(group) for image, group in labels.items() if len(set(image)) == 1) == 12
+
+
+def test_flaws_are_counted():
+    """Three copies of one face under two labels, two of another under one, a white image: planted in drawn faces."""
+    faces = synthetic_faces(40, seed=6)
+    images, labels = faces.images.clone(), faces.labels.clone()
+    images[[5, 30]] = images[1]
+    labels[[1, 5]], labels[30] = 2, 4
+    images[11], labels[11] = images[2], labels[2]
+    images[20] = 255
+    first, second = FaceSet(images[:25], labels[:25]), FaceSet(images[25:], labels[25:])
+    found = flaws(first, second)
+    pixels = images.double() / 255
+    assert found == {
+        "repeats": 3,
+        "conflicting_groups": 1,
+        "constant_images": 1,
+        "pixel_mean": round(pixels.mean().item(), 4),
+        "pixel_deviation": round(pixels.std(correction=0).item(), 4),
+    }
+
+
+def test_the_record_counts_the_flaws_of_fer2013():
+    """The counts of an independent check of the same copy."""
+    found = json.loads((Path(__file__).parents[1] / "book/results/fer2013.json").read_text())["flaws"]
+    assert (found["repeats"], found["conflicting_groups"], found["constant_images"]) == (1855, 59, 12)
+    assert abs(found["pixel_mean"] - 0.507) < 0.002
+    assert abs(found["pixel_deviation"] - 0.255) < 0.002
