@@ -549,9 +549,9 @@ def test_flaws_are_counted():
     """Three copies of one face under two labels, two of another under one, a white image: planted in drawn faces."""
     faces = synthetic_faces(40, seed=6)
     images, labels = faces.images.clone(), faces.labels.clone()
-    images[[5, 30]] = images[1]
+    images[[5, 30]] = images[1].clone()
     labels[[1, 5]], labels[30] = 2, 4
-    images[11], labels[11] = images[2], labels[2]
+    images[11], labels[11] = images[2].clone(), labels[2]
     images[20] = 255
     first, second = FaceSet(images[:25], labels[:25]), FaceSet(images[25:], labels[25:])
     found = flaws(first, second)
