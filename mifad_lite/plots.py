@@ -217,7 +217,7 @@ def picture_rows(images: np.ndarray | Tensor, captions: list[str], across: int =
 def ablation_dots(record: dict, tables: list[str]) -> Figure:
     """Every run of some tables of an `ablate` record as a dot: private-test accuracy; bars are means."""
     rows = [(t, arm, name) for t in tables for arm, name in record["tables"][t]["arms"].items()]
-    fig, ax = plt.subplots(figsize=(5.6, 0.27 * len(rows) + 0.9), layout="constrained")
+    fig, ax = plt.subplots(figsize=(5.0, 0.27 * len(rows) + 0.9), layout="constrained")
     for y, (table, _, name) in enumerate(rows):
         run = record["runs"][name]
         color = sns.color_palette("colorblind")[tables.index(table)]
@@ -242,7 +242,7 @@ def forest(record: dict, table: str) -> Figure:
     """
     content = record["tables"][table]
     fig, (left, right) = plt.subplots(
-        1, 2, figsize=(6.2, 0.42 * len(content["arms"]) + 1.0), layout="constrained", sharey=True, width_ratios=(2, 3)
+        1, 2, figsize=(5.4, 0.42 * len(content["arms"]) + 1.0), layout="constrained", sharey=True, width_ratios=(2, 3)
     )
     for y, (arm, name) in enumerate(content["arms"].items()):
         run = record["runs"][name]
@@ -271,7 +271,7 @@ def forest(record: dict, table: str) -> Figure:
 def attention_weights(record: dict) -> Figure:
     """alpha and beta at depths 4, 5 and 6 at the end of every run of the attention table of an `ablate` record."""
     arms = record["tables"]["attention"]["arms"]
-    fig, axes = plt.subplots(1, 2, figsize=(6.0, 2.9), layout="constrained", sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.9), layout="constrained", sharey=True)
     for ax, key, alone, label in (
         (axes[0], "alpha", "channel", r"$\alpha$, channels"),
         (axes[1], "beta", "spatial", r"$\beta$, places"),
@@ -293,7 +293,7 @@ def attention_weights(record: dict) -> Figure:
 
 def power_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], marks: dict[str, int]) -> Figure:
     """Chance to see a difference against the number of test images (log), one curve each; marks: lines with a name."""
-    fig, ax = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
     for (label, (n, power)), color in zip(curves.items(), sns.color_palette("colorblind"), strict=False):
         ax.plot(n, 100 * power, color=color, linewidth=2, label=label)
     ax.axhline(80, color="0.5", linestyle="--", linewidth=1)
