@@ -45,6 +45,8 @@ const rings = data.centers.map((_, k) => ui.handle(ui.svg("circle", { r: 11, fil
   get: () => [X(c[k][0]), Y(c[k][1])], set: (px, py) => { c[k] = [(px - 170) / 62, (160 - py) / 62]; },
   text: () => `${c[k][0].toFixed(1)}, ${c[k][1].toFixed(1)}`,
 }));
+const [back, front] = [ui.svg("g"), ui.svg("g")];
+picture.append(back, ...rings, front); // the rings stay in place, so that they keep the focus
 ui.draw(() => {
   const t = terms();
   rings.forEach((ring, k) => { ring.setAttribute("cx", X(c[k][0])); ring.setAttribute("cy", Y(c[k][1])); });
@@ -53,10 +55,12 @@ ui.draw(() => {
     const [x2, y2] = [X(c[k][0] + show * dx), Y(c[k][1] + show * dy)];
     return ui.svg("path", { d: `M${X(c[k][0])} ${Y(c[k][1])}L${x2} ${y2}`, stroke: colors[k], "stroke-width": 3 });
   };
-  picture.replaceChildren(
+  back.replaceChildren(
     ui.svg("path", { d: "M0 160H340M170 0V320", stroke: "var(--line)" }),
     ...x.map((p, i) => ui.svg("circle", { cx: X(p[0]), cy: Y(p[1]), r: 4, fill: colors[data.y[i]] })),
-    ...c.map((_, k) => arrow(k)), ...rings,
+    ...c.map((_, k) => arrow(k)),
+  );
+  front.replaceChildren(
     ...c.map((p, k) => ui.svg("text", { x: X(p[0]), y: Y(p[1]) - 16, "text-anchor": "middle" }, data.names[k])),
   );
   const R = 120, at = (p, r = R) => [170 + r * p[0], 160 - r * p[1]];

@@ -21,14 +21,16 @@ ui.handle(marker, picture, {
   label: "epoch", step: 8, get: () => [X(at), bottom], text: () => `epoch ${(at * epochs.value).toFixed(1)}`,
   set: (x) => { at = Math.min(1, Math.max(0, (x - left) / (right - left))); },
 });
+const back = ui.svg("g");
+picture.append(back, marker); // the marker stays in place, so that it keeps the focus
 const curve = (f, color) => ui.svg("path", { fill: "none", stroke: color, "stroke-width": 2.5,
   d: Array.from({ length: 201 }, (_, i) => `${i ? "L" : "M"}${X(i / 200)} ${Y(f(i / 200))}`).join("") });
 ui.draw(() => {
   const width = Math.min(at, horizon.value);
-  picture.replaceChildren(
+  back.replaceChildren(
     ui.svg("rect", { x: X(at - width), width: X(width) - left, y: top, height: bottom - top, fill: "var(--soft)" }),
     ui.svg("path", { d: `M${left} ${top}V${bottom}H${right}`, fill: "none", stroke: "var(--line)" }),
-    curve(rate, "var(--c0)"), curve(margin, "var(--c1)"), marker,
+    curve(rate, "var(--c0)"), curve(margin, "var(--c1)"),
     ...[0, 0.5, 1].map((t) => ui.svg("text", { x: X(t), y: bottom + 28, "text-anchor": "middle" }, `epoch ${(t * epochs.value).toFixed(0)}`)),
     ...[0, 1].map((v) => ui.svg("text", { x: left - 8, y: Y(v) + 4, "text-anchor": "end" }, v)),
   );
