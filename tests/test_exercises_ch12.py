@@ -27,7 +27,8 @@ def one_sided(lead, p, n, rivals):
 
 
 TENTH = read_record("cpu_run")["epochs"][9]["public_accuracy"]
-ROW = {"claim": "c", "ours": f"{100 * TENTH:.1f} %", "record": "cpu_run", "value": TENTH, "verdict": "cannot be decided"}
+ROW = {"claim": "c", "record": "cpu_run", "value": TENTH, "verdict": "cannot be decided"}
+ROW["ours"] = f"{100 * TENTH:.1f} %"
 
 CASES = {
     "ex-ruler": {
