@@ -5,7 +5,7 @@ const ramp = ui.slider({ label: "margin ramp", min: 0, max: 1, step: 0.05, value
 const horizon = ui.slider({ label: "average", min: 0.01, max: 0.2, step: 0.01, value: 0.03, show: (v) => `${Math.round(100 * v)} %` });
 const picture = ui.panel("learning rate (blue), margin (orange) and the average's window (grey), as shares of their peaks", 680, 260, true);
 const rateAt = ui.readout("rate at the marked epoch"), marginAt = ui.readout("margin there"), window_ = ui.readout("average looks back");
-const [left, right, top, bottom] = [40, 660, 15, 215];
+const [left, right, top, bottom] = [40, 640, 15, 215];
 let at = 0.5; // share of the run at the marker
 const X = (t) => left + t * (right - left), Y = (v) => bottom - v * (bottom - top);
 
