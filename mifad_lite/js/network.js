@@ -6,10 +6,10 @@ const channels = ui.slider({ label: "channels C", min: 8, max: 128, step: 8, val
 const grid = ui.slider({ label: "pooling grid", min: 1, max: 6, step: 1, value: 3, show: (v) => `${v} x ${v}` });
 const embedding = ui.slider({ label: "embedding E", min: 16, max: 256, step: 16, value: 128 });
 const part = ui.choice({ label: "bars show", options: [["macs", "multiply-adds"], ["params", "parameters"]] });
-const picture = ui.panel("", 680, 330, true);
+const left = ui.panel("", 340, 300), right = ui.panel("", 340, 160);
 const [paramsOut, macsOut, columnsOut] = ["parameters", "multiply-adds for one face", "share of the columns"].map(ui.readout);
 const color = { 9: "var(--c4)", 7: "var(--c1)", 5: "var(--c0)", 3: "var(--c2)" };
-const count = (v) => (v >= 1e6 ? `${(v / 1e6).toFixed(2)} M` : v >= 1e4 ? `${Math.round(v / 1e3)} k` : String(v));
+const count = (v) => (v >= 1e6 ? `${(v / 1e6).toFixed(v < 1e7 ? 2 : 1)} M` : v >= 1e4 ? `${Math.round(v / 1e3)} k` : String(v));
 
 // Widths of the six depths grow by 1, 2, 3, 4, 4, 4 times the dial; pools after depths 1 and 3.
 function parts() {
@@ -32,24 +32,33 @@ function parts() {
   list.push({ at: ["classes", 7], color: "var(--c3)", params: 7 * E, macs: 7 * E });
   return list;
 }
-ui.draw(() => {
-  const list = parts(), rows = [...new Set(list.map((p) => p.at[0]))], kind = part.value;
-  const total = (f) => list.reduce((a, p) => a + p[f], 0), most = Math.max(...list.map((p) => p[kind]));
-  const X = (c) => 92 + 74 * c, step = 290 / rows.length, tall = step - 24;
-  picture.caption(kind === "macs" ? "multiply-adds of every part for one face; a row is a column or a stage" : "parameters of every part; a row is a column or a stage");
-  picture.replaceChildren(
-    ...["1", "2", "3", "4", "5", "6"].map((d, i) => ui.svg("text", { x: X(i) + 27, y: 14, "text-anchor": "middle" }, `depth ${d}`)),
-    ...rows.map((name, r) => ui.svg("text", { x: 2, y: 26 + step * r + tall }, name)),
+// The bars of one panel: columns at their depths in rows, or what follows them side by side, all at one scale.
+function bars(panel, list, heads, place, tall, most) {
+  const kind = part.value, wide = 44;
+  panel.replaceChildren(
+    ...heads.map(([x, text]) => ui.svg("text", { x, y: 12, "text-anchor": "middle" }, text)),
     ...list.flatMap((p) => {
-      const r = rows.indexOf(p.at[0]), high = Math.max(1, (tall * p[kind]) / most), base = 26 + step * r + tall;
+      const [x, base] = place(p), high = Math.max(1, (tall * p[kind]) / most);
       return [
-        ui.svg("rect", { x: X(p.at[1]), y: base - high, width: 54, height: high, fill: p.color }),
-        ui.svg("path", { d: `M${X(p.at[1])} ${base}h54`, stroke: "var(--line)" }),
-        ui.svg("text", { x: X(p.at[1]) + 27, y: base + 14, "text-anchor": "middle" }, count(p[kind])),
+        ui.svg("rect", { x: x - wide / 2, y: base - high, width: wide, height: high, fill: p.color }),
+        ui.svg("path", { d: `M${x - wide / 2} ${base}h${wide}`, stroke: "var(--line)" }),
+        ui.svg("text", { x, y: base + 14, "text-anchor": "middle" }, count(p[kind])),
       ];
     }),
   );
-  const columns = list.filter((p) => p.at[0].startsWith("column")).reduce((a, p) => a + p[kind], 0);
+}
+ui.draw(() => {
+  const list = parts(), kind = part.value, isColumn = (p) => p.at[0].startsWith("column");
+  const total = (f) => list.reduce((a, p) => a + p[f], 0), most = Math.max(...list.map((p) => p[kind]));
+  const rows = [...new Set(list.filter(isColumn).map((p) => p.at[0]))], step = 282 / rows.length, tall = Math.min(step - 22, 120);
+  const X = (c) => 66 + 50 * c, Y = (r) => 18 + step * (r + 1) - 16, what = kind === "macs" ? "multiply-adds" : "parameters";
+  left.caption(`${what}: columns, by depth`);
+  right.caption(`${what}, same scale: what follows`);
+  bars(left, list.filter(isColumn), [1, 2, 3, 4, 5, 6].map((d, i) => [X(i), d]), (p) => [X(p.at[1]), Y(rows.indexOf(p.at[0]))], tall, most);
+  left.append(...rows.map((name, r) => ui.svg("text", { x: 2, y: Y(r) }, name.replace("column ", "").replace(/(.)/, "$1 x $1"))));
+  const rest = list.filter((p) => !isColumn(p)), names = ["fusion 4", "fusion 5", "fusion 6", "embed", "classes"];
+  bars(right, rest, names.map((n, i) => [32 + 67 * i, n]), (p) => [32 + 67 * rest.indexOf(p), 20 + Math.max(tall, 60)], tall, most);
+  const columns = list.filter(isColumn).reduce((a, p) => a + p[kind], 0);
   Object.assign(ui.state, { params: total("params"), macs: total("macs"), columns: columns / total(kind) });
   paramsOut(total("params").toLocaleString("en"));
   macsOut(total("macs").toLocaleString("en"));
