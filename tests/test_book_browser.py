@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import MoveTargetOutOfBoundsException
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select
 
@@ -134,7 +135,11 @@ def dead_controls(browser, block, ways):
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", control)
         before = browser.execute_script(SNAPSHOT, block)
         for move in ways(browser, control):
-            move()
+            try:
+                move()
+            except MoveTargetOutOfBoundsException:  # this way leads out of the window
+                ActionChains(browser).reset_actions()
+                continue
             if browser.execute_script(SNAPSHOT, block) != before:
                 break
         else:

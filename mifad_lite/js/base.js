@@ -98,18 +98,31 @@ function makeUI(root) {
       element.classList.add("handle");
       for (const [key, value] of Object.entries({ tabindex: 0, role: "slider", "aria-label": label }))
         element.setAttribute(key, value);
-      const moved = (x, y) => { set(x, y); redraw(); element.setAttribute("aria-valuetext", text()); };
+      let pointer = null; // the one that holds the element, if any
+      const moved = (x, y) => {
+        const focused = document.activeElement === element;
+        set(x, y);
+        redraw();
+        element.setAttribute("aria-valuetext", text());
+        // A redraw may take the element out and put it back, and then it has lost both.
+        if (focused && document.activeElement !== element) element.focus({ preventScroll: true });
+        if (pointer !== null && !element.hasPointerCapture(pointer)) element.setPointerCapture(pointer);
+      };
+      const release = () => { pointer = null; };
       element.setAttribute("aria-valuetext", text());
       element.addEventListener("pointerdown", (event) => {
-        element.setPointerCapture(event.pointerId);
+        pointer = event.pointerId;
+        element.setPointerCapture(pointer);
         event.preventDefault();
         element.focus({ preventScroll: true });
       });
       element.addEventListener("pointermove", (event) => {
-        if (!element.hasPointerCapture(event.pointerId)) return;
+        if (pointer !== event.pointerId) return;
         const box = picture.getBoundingClientRect(), view = picture.viewBox.baseVal;
         moved(((event.clientX - box.x) / box.width) * view.width, ((event.clientY - box.y) / box.height) * view.height);
       });
+      element.addEventListener("pointerup", release);
+      element.addEventListener("pointercancel", release);
       element.addEventListener("keydown", (event) => {
         const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [];
         if (dx === undefined) return;

@@ -30,8 +30,8 @@ const bar = (color, labels) => [ // a color bar under a map, with [position 0..1
   ...Array.from({ length: 60 }, (_, i) => ui.svg("rect", { x: LEFT + 5 * i, y: 310, width: 5.3, height: 10, fill: css(color((i + 0.5) / 60)) })),
   ...labels.map(([t, words]) => text(LEFT + 300 * t, 335, words, t === 0 ? "start" : t === 1 ? "end" : "middle"))];
 
-const ring = ui.svg("g", {}, ...[["#fff", 7], ["var(--c3)", 4]].map(([stroke, width]) =>
-  ui.svg("circle", { r: 14, fill: "transparent", stroke, "stroke-width": width })));
+const [halo, ring] = [["#fff", 7], ["var(--c3)", 4]].map(([stroke, width]) =>
+  ui.svg("circle", { r: 14, fill: "transparent", stroke, "stroke-width": width }));
 const clamp = (u) => Math.min(SIDE - 1, Math.max(0, Math.floor(u / CELL)));
 ui.handle(ring, seen, {
   label: "query place", step: CELL, text: () => `row ${query[0] + 1}, column ${query[1] + 1}`,
@@ -40,7 +40,7 @@ ui.handle(ring, seen, {
 });
 
 const under = ui.svg("g"); // redrawn below the ring, which stays where it is and so keeps the focus
-seen.append(under, ring, text(170, 325, "ring: the query. dashed: its top place"));
+seen.append(under, halo, ring, text(170, 325, "ring: the query. dashed: its top place"));
 
 const LIMIT = 8, px = (t) => 40 + (290 * (t + LIMIT)) / (2 * LIMIT), py = (w) => 285 - 270 * w; // the curve's axes
 const share = (w) => (Math.log2(N * w) + 3) / 8; // 1/8 to 32 times the even share -> 0 to 1
@@ -52,7 +52,10 @@ ui.draw(() => {
   const clipped = (t) => Math.min(1, Math.max(0, t));
 
   under.replaceChildren(photo(+emotion.value), ...box(top, "var(--c1)", "4 3"));
-  ring.setAttribute("transform", `translate(${xOf(query[1]) + CELL / 2} ${yOf(query[0]) + CELL / 2})`);
+  for (const circle of [halo, ring]) {
+    circle.setAttribute("cx", xOf(query[1]) + CELL / 2);
+    circle.setAttribute("cy", yOf(query[0]) + CELL / 2);
+  }
   vector.replaceChildren(...cells((j) => ui.signed(clipped((v[j] + 4) / 8))), ...box(i, "var(--c3)"),
     ...bar(ui.signed, [[0, "−4"], [0.5, "0"], [1, "4"]]));
   row.replaceChildren(photo(+emotion.value), ...cells((j) => ui.heat(clipped(share(weights[j]))), 0.72), ...box(i, "var(--c3)"),

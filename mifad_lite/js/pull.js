@@ -1,7 +1,7 @@
 // Chapter 8: centers that pull their faces and push each other, in the plane. Gradient steps by hand.
-const kind = ui.choice({ label: "loss", options: [["center", "center loss"], ["island", "Island loss"]], value: "island" });
 const weight = ui.slider({ label: "pushing weight", min: 0, max: 3, step: 0.05, value: 1, show: (v) => v.toFixed(2) });
 const rate = ui.slider({ label: "step length", min: 0.05, max: 1, step: 0.05, value: 0.3, show: (v) => v.toFixed(2) });
+const kind = ui.choice({ label: "loss", options: [["center", "center loss"], ["island", "Island loss"]], value: "island" });
 let x, c;
 const reset = () => { x = data.x.map((p) => [...p]); c = data.centers.map((p) => [...p]); };
 reset();
@@ -51,7 +51,7 @@ ui.draw(() => {
   const t = terms();
   rings.forEach((ring, k) => { ring.setAttribute("cx", X(c[k][0])); ring.setAttribute("cy", Y(c[k][1])); });
   const arrow = (k) => {
-    const [dx, dy] = t.gradC[k].map((g) => -g), long = norm([dx, dy]), show = Math.min(1.2, long) / (long || 1);
+    const [dx, dy] = t.gradC[k].map((g) => -2 * rate.value * g), show = 1.6 / (1 + norm([dx, dy])); // a long way stays in the picture
     const [x2, y2] = [X(c[k][0] + show * dx), Y(c[k][1] + show * dy)];
     return ui.svg("path", { d: `M${X(c[k][0])} ${Y(c[k][1])}L${x2} ${y2}`, stroke: colors[k], "stroke-width": 3 });
   };

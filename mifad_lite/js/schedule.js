@@ -15,7 +15,7 @@ const rate = (t) => (t < warmup.value
   : Math.max(1e-3, (1 + Math.cos((Math.PI * (t - warmup.value)) / (1 - warmup.value))) / 2));
 const margin = (t) => (ramp.value ? Math.min(1, t / ramp.value) : 1);
 
-const marker = ui.svg("g", {}, ui.svg("line", { y1: top, y2: bottom, stroke: "currentColor", "stroke-dasharray": "4 4" }),
+const marker = ui.svg("g", {}, ui.svg("rect", { x: -14, width: 28, y: top, height: bottom - top, fill: "transparent" }), ui.svg("line", { y1: top, y2: bottom, stroke: "currentColor", "stroke-dasharray": "4 4" }),
   ui.svg("circle", { cy: bottom, r: 9, fill: "var(--c3)" }));
 ui.handle(marker, picture, {
   label: "epoch", step: 8, get: () => [X(at), bottom], text: () => `epoch ${(at * epochs.value).toFixed(1)}`,
