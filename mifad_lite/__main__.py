@@ -26,7 +26,7 @@ from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
 
 def get_data(source: str | None) -> FaceData:
-    """ "drawn" gives drawn faces, "drawn:N" N of them for training; a path or None goes to `load_fer2013`.
+    """Drawn faces for "drawn", N of them for training for "drawn:N"; a path or None goes to `load_fer2013`.
 
     "drawn:N,private=4000,inter=0.6" also sets the sizes of the tests and the two dials, see `synthetic_data`.
     """
@@ -35,7 +35,7 @@ def get_data(source: str | None) -> FaceData:
         return load_fer2013(source)
     if drawn[1] is None:
         return synthetic_data()
-    if not re.fullmatch(r"[1-9]\d*(,(public|private)=[1-9]\d*|,(intra|inter)=[\d.]+)*", drawn[1]):
+    if not re.fullmatch(r"[1-9]\d*(,(public|private)=[1-9]\d*|,(intra|inter)=\d*\.?\d+)*", drawn[1]):
         raise ValueError(
             f"--data {source}: after drawn: comes the number of training faces, as in drawn:20000, "
             "then what else is not as usual, as in drawn:2000,private=4000,inter=0.6"

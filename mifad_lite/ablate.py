@@ -272,6 +272,8 @@ def ablate(
     folder: where each run leaves its file. A run whose file is there is not repeated.
     Raises ValueError for an unknown table or no seed; TrainingStopped where a run blows up.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and the runs need a folder: name another one")
     if seeds < 1:
         raise ValueError(f"seeds = {seeds} must be at least 1")
     grid = {table: arms(table, base) for table in tables}

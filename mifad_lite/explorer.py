@@ -73,5 +73,6 @@ def columns_of(net, x: torch.Tensor) -> list[list[torch.Tensor]]:
     return [column((x - 0.5) * 4) for column in net.columns]  # normalised as in MIFADNet.features
 
 
-def rounded(values: torch.Tensor) -> list:
-    return [[round(v, 4) for v in row] for row in values.tolist()]
+def rounded(values: torch.Tensor, digits: int = 4) -> list:
+    """Nested lists of numbers with so many decimals."""
+    return [rounded(v, digits) if v.dim() else round(v.item(), digits) for v in values]

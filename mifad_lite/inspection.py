@@ -24,15 +24,11 @@ from .evaluate import (
     score,
     wilson_interval,
 )
-from .explorer import PATCH, STEP, columns_of, occlusion
+from .explorer import PATCH, STEP, columns_of, occlusion, rounded
 from .interactive import pack
+from .model import MIFADNet
 
 BATCH = 128
-
-
-def rounded(values: Tensor, digits: int = 4) -> list:
-    """Nested lists of numbers with so many decimals."""
-    return [rounded(v, digits) if v.dim() else round(v.item(), digits) for v in values]
 
 
 def per_class(labels: Tensor, n: int, seed: int = 0) -> Tensor:
@@ -371,10 +367,15 @@ def inspect(
 ) -> dict:
     """Everything that chapter 10 tells of a network; `faces_per_class` faces of each class get maps and a point.
 
-    show: also keep the pixels of seven faces, for drawn faces alone. ValueError for FER2013, which shows people.
+    show: also keep the pixels of seven faces, for drawn faces alone.
+    Raises ValueError for another network, no faces, or `show` with FER2013, which shows people.
     """
     if show and "FER2013" in data.name:
         raise ValueError("FER2013 shows people, whose pixels do not belong in a record: show takes drawn faces alone")
+    if not isinstance(net, MIFADNet):
+        raise ValueError(f"a {type(net).__name__} has no columns and fusions to look into: inspect takes a MIFADNet")
+    if faces_per_class < 1:
+        raise ValueError(f"faces = {faces_per_class} must be at least 1")
     private, public = data.private, data.public
     log("logits of the public and the private test")
     chosen_by, logits = predict_logits(net, public.images), predict_logits(net, private.images)

@@ -6,14 +6,14 @@ from a file, in Jupyter and in Colab. A still picture stands there until the scr
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from .plots import png
 
 JS = Path(__file__).parent / "js"
 # The same ten lines around every figure. Each script sees `ui` (js/base.js) and `data`.
@@ -49,14 +49,11 @@ def block(name: str, data: dict, still: Figure, alt: str, dpi: int = 90) -> str:
         raise ValueError(f"there is no interactive figure {name!r}: choose one of {known}")
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows to someone who cannot see it")
-    buffer = io.BytesIO()
-    still.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
-    plt.close(still)
     return BLOCK.format(
         name=name,
         alt=html.escape(alt),
         css=(JS / "base.css").read_text("utf8"),
-        still=base64.b64encode(buffer.getvalue()).decode(),
+        still=base64.b64encode(png(still, dpi)).decode(),
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
         base=(JS / "base.js").read_text("utf8"),
         script=script.read_text("utf8"),

@@ -14,16 +14,21 @@ from .evaluate import wilson_interval
 COLORS = dict(zip(CLASSES, sns.color_palette("colorblind", len(CLASSES)), strict=True))  # one color per emotion
 
 
+def png(fig: Figure, dpi: int = 110) -> bytes:
+    """A figure as PNG, cut to what is drawn; the figure is closed."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+    plt.close(fig)
+    return buffer.getvalue()
+
+
 def show(fig: Figure, alt: str, dpi: int = 110) -> None:
     """Display a figure in a notebook with alternative text, and close it. Raises ValueError for an empty `alt`."""
     from IPython.display import Image, display
 
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows to someone who cannot see it")
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
-    plt.close(fig)
-    display(Image(buffer.getvalue(), alt=alt))
+    display(Image(png(fig, dpi), alt=alt))
 
 
 def contact_sheet(faces: FaceSet, rows: int = 4, across: int = 1) -> Figure:

@@ -4,7 +4,6 @@ Every function returns one widget. Its controls redraw a picture through `draw`,
 so that it can be called and tested without a browser. In the built book the figures of `interactive` take their place.
 """
 
-import io
 from collections.abc import Callable
 
 import ipywidgets
@@ -29,11 +28,7 @@ def dials(draw: Callable[..., Figure], alt: str, **controls: ipywidgets.ValueWid
     picture = ipywidgets.Image(format="png", tooltip=alt, layout={"max_width": "100%"})
 
     def redraw(_=None) -> None:
-        figure = draw(**{name: control.value for name, control in controls.items()})
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
-        plt.close(figure)
-        picture.value = buffer.getvalue()
+        picture.value = plots.png(draw(**{name: control.value for name, control in controls.items()}))
 
     for name, control in controls.items():
         control.description = control.description or name

@@ -1,5 +1,6 @@
 """The chapters' set-up cell as Colab runs it: an environment with Colab's packages, a wheel of this tree."""
 
+import os
 import re
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def wheel(root, tmp_path_factory):
         if file.startswith(PACKAGED) and (root / file).is_file():
             (copy / file).parent.mkdir(parents=True, exist_ok=True)
             (copy / file).write_bytes((root / file).read_bytes())
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", out, copy], check=True)
+    offline = ["--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", *offline, "-w", out, copy], check=True)
     return next(out.glob("mifad_lite-*.whl"))
 
 
@@ -74,7 +76,8 @@ def colab(tmp_path_factory):
 
 
 def run(python, code, cwd):
-    return subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True)
+    offline = os.environ | {"PIP_NO_INDEX": "1"}  # what Colab has is enough: nothing may be fetched
+    return subprocess.run([python, "-c", code], cwd=cwd, env=offline, capture_output=True, text=True)
 
 
 def test_every_chapter_sets_up_alike(root):

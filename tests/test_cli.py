@@ -75,8 +75,14 @@ def test_number_of_drawn_faces(capsys):
     code, out, _ = run(capsys, "data", "--data", "drawn:35")
     assert code == 0
     assert [line.split()[1] for line in out[2:9]] == ["5"] * 7
-    for source in ("drawn:", "drawn:0", "drawn:many"):
+    for source in ("drawn:", "drawn:0", "drawn:many", "drawn:35,intra=0.6.1", "drawn:35,colour=1"):
         assert "number of training faces, as in drawn:20000" in error(capsys, "data", "--data", source)
+
+
+def test_runs_need_a_folder(capsys, few_faces, tmp_path):
+    (tmp_path / "file").touch()
+    wanted = ("--data", "drawn", "--table", "fusion", "--epochs", 1, "--runs", tmp_path / "file")
+    assert "is a file, and the runs need a folder" in error(capsys, "ablate", *wanted)
 
 
 def test_data(capsys, drawn, tmp_path):

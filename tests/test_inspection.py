@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import mifad_lite.__main__ as cli
-from mifad_lite import CLASSES, FaceSet, MIFADConfig, MIFADNet, inspection, plots, save_network, synthetic_data
+from mifad_lite import (
+    CLASSES,
+    FaceSet,
+    MIFADConfig,
+    MIFADNet,
+    ResNet18,
+    ResNetConfig,
+    inspection,
+    plots,
+    save_network,
+    synthetic_data,
+)
 from mifad_lite.evaluate import predict_logits
 from mifad_lite.explorer import columns_of, occlusion
 from mifad_lite.interactive import pack
@@ -329,3 +340,11 @@ def test_people_are_not_shown(net, data):
 def test_a_class_without_images_is_zero():
     means = inspection.class_means(torch.tensor([[2.0], [4.0]]), torch.tensor([1, 1]))
     assert means.flatten().tolist() == [0, 3, 0, 0, 0, 0, 0]
+
+
+def test_what_cannot_be_inspected_is_named_at_once(net, data):
+    with pytest.raises(ValueError, match="a ResNet18 has no columns.* takes a MIFADNet"):
+        inspection.inspect(ResNet18(ResNetConfig(4)), data)
+    for faces in (0, -1):
+        with pytest.raises(ValueError, match=f"faces = {faces} must be at least 1"):
+            inspection.inspect(net, data, faces)
