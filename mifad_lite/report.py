@@ -7,7 +7,7 @@ In README.md, in the model card and in Markdown pages a number stands between ma
 import re
 from pathlib import Path
 
-from .checkpoint import SHIPPED
+from .checkpoint import DRAWN, SHIPPED
 from .data import CLASSES
 from .records import read_record, write_atomically
 from .train import PROFILES
@@ -41,6 +41,20 @@ def values() -> dict[str, str]:
         "bench.lite_over_columns": f"{bench['lite_over_columns']:.2f}",
         "bench.naive_over_ours": f"{bench['naive_over_ours']:.2f}",
         "bench.table": bench_table(bench),
+    }
+    drawn, fresh = read_record("drawn_run"), read_record("inspection_drawn")["private"]
+    out |= {
+        "drawn.megabytes": f"{DRAWN.stat().st_size / 1e6:.1f}",
+        "drawn.commit": drawn["commit"],
+        "drawn.device": drawn["device"],
+        "drawn.date": drawn["date"][:10],
+        "drawn.recipe": recipe(drawn["config"]),
+        "drawn.best_epoch": str(drawn["best_epoch"]),
+        "drawn.sha256": drawn["data"]["sha256"],
+        "drawn.public": percent(drawn["best_public_accuracy"]),
+        "drawn.private": percent(fresh["accuracy"]),
+        "drawn.private.n": f"{fresh['n']:,}",
+        "drawn.private.interval": "{:.2f} to {:.2f} %".format(*(100 * limit for limit in fresh["wilson_95"])),
     }
     out |= {f"profile.{name}.epochs": str(config.epochs) for name, config in PROFILES.items()}
     for suffix, record in (("plain", read_record("cpu_evaluation")), ("flip", read_record("cpu_evaluation_flip"))):
@@ -117,6 +131,6 @@ def report(root: Path = ROOT) -> list[Path]:
         ("confusion", plots.confusion_matrix(evaluation["splits"]["private"]["whole"]["confusion"])),
     ):
         path = root / FIGURES / f"{name}.png"
-        write_atomically(path, lambda p, f=figure: f.savefig(p, format="png", dpi=110, bbox_inches="tight"))
+        write_atomically(path, lambda p, f=figure: p.write_bytes(plots.png(f)))
         written.append(path)
     return written
