@@ -40,7 +40,7 @@ def call(answer: Callable, *args, **kwargs):
         value = answer(*args, **kwargs)
     except Exception as error:
         raise Mistake(f"your function stopped with {type(error).__name__}: {error}") from error
-    require(value is not None and value is not ..., "your function returns nothing yet: replace the ... and run again")
+    require(value is not None and value is not ..., "your function returns nothing yet: replace the dots")
     return value
 
 
@@ -52,7 +52,7 @@ def check(label: str, answer) -> bool:
     if label not in CHECKS:
         raise KeyError(f"no exercise is called {label!r}; there are {', '.join(sorted(CHECKS))}")
     try:
-        require(answer is not None and answer is not ..., "there is no answer yet: replace the ... and run again")
+        require(answer is not None and answer is not ..., "there is no answer yet: replace the dots")
         CHECKS[label](answer)
     except Mistake as mistake:
         print(f"{label}: not yet. {str(mistake)[0].upper()}{str(mistake)[1:]}.")
