@@ -24,6 +24,10 @@ const done = arguments[arguments.length - 1], width = arguments[0], problems = [
     document.querySelectorAll('mjx-assistive-mml mtext[mathcolor="red"]').forEach(
       e => problems.push("MathJax does not know " + e.textContent));
   }
+  for (const formula of document.querySelectorAll("div.math")) {
+    const [number, picture] = [".eqno", "mjx-container svg"].map(e => formula.querySelector(e)?.getBoundingClientRect());
+    if (number && picture?.right > number.left) problems.push("runs under its number: " + formula.id);
+  }
   for (const image of document.images) {
     image.loading = "eager";
     await image.decode().catch(() => problems.push("broken image " + image.currentSrc));
