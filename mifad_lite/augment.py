@@ -18,6 +18,8 @@ class Augmentation:
     rotate: largest rotation in degrees.  scale: largest relative zoom.  shift: largest shift, as a part of the side.
     brightness, contrast: largest change, as a part of the range and of the contrast.
     erase: probability that a rectangle of at most a third of each side is filled with noise.
+    crop: side in pixels of the window that is cut out at a random place, 0 for the whole image. A smaller window costs
+        less, and a network that pools to a grid still reads whole images afterwards.
     """
 
     flip: float = 0.5
@@ -27,6 +29,7 @@ class Augmentation:
     brightness: float = 0.1
     contrast: float = 0.2
     erase: float = 0.1
+    crop: int = 0
 
     @classmethod
     def none(cls) -> "Augmentation":
@@ -39,9 +42,16 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, strength: Augmentation, generator: torch.Generator | None = None) -> Tensor:
-    """uint8 (B, 1, H, W) -> float32 (B, 1, H, W) in [0, 1], each image changed by its own random draw."""
+    """uint8 (B, 1, H, W) -> float32 in [0, 1], each image changed by its own random draw.
+
+    The result is (B, 1, H, W), or (B, 1, crop, crop) where `strength.crop` is set. Raises ValueError where the crop is
+    larger than the image.
+    """
     x = to_float(images)
     batch, _, height, width = x.shape
+    if strength.crop > min(height, width):
+        raise ValueError(f"crop = {strength.crop} is larger than the image, {height} x {width} pixels")
+    size = (strength.crop, strength.crop) if strength.crop else (height, width)
 
     def uniform(*shape: int) -> Tensor:  # in [-1, 1)
         return torch.rand(shape, generator=generator, device=x.device) * 2 - 1
@@ -51,13 +61,15 @@ def augment(images: Tensor, strength: Augmentation, generator: torch.Generator |
 
     if strength.flip:
         x = torch.where(chance(strength.flip)[:, None, None, None], x.flip(3), x)
-    if strength.rotate or strength.scale or strength.shift:
+    if strength.rotate or strength.scale or strength.shift or size != (height, width):
         angle = torch.deg2rad(strength.rotate * uniform(batch))
         zoom = 1 + strength.scale * uniform(batch)
-        move = 2 * strength.shift * uniform(batch, 2)  # grid coordinates span 2
+        part = torch.tensor([size[1] / width, size[0] / height], device=x.device)  # of the image that the window sees
+        move = (2 * strength.shift + 1 - part) * uniform(batch, 2)  # grid coordinates span 2
         cos, sin = zoom * angle.cos(), zoom * angle.sin()
         matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], dim=1).view(batch, 2, 3)
-        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+        matrix[:, :, :2] *= part
+        grid = F.affine_grid(matrix, [batch, 1, *size], align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     if strength.contrast or strength.brightness:
         mean = x.mean((1, 2, 3), keepdim=True)
@@ -66,8 +78,8 @@ def augment(images: Tensor, strength: Augmentation, generator: torch.Generator |
     if strength.erase:
         side = torch.rand(batch, 2, generator=generator, device=x.device) * 0.23 + 0.1  # parts of height and width
         corner = torch.rand(batch, 2, generator=generator, device=x.device) * (1 - side)
-        rows = torch.arange(height, device=x.device) / height
-        cols = torch.arange(width, device=x.device) / width
+        rows = torch.arange(size[0], device=x.device) / size[0]
+        cols = torch.arange(size[1], device=x.device) / size[1]
         in_rows = (rows >= corner[:, :1]) & (rows < corner[:, :1] + side[:, :1])  # (B, H)
         in_cols = (cols >= corner[:, 1:]) & (cols < corner[:, 1:] + side[:, 1:])  # (B, W)
         hole = in_rows[:, None, :, None] & in_cols[:, None, None, :] & chance(strength.erase)[:, None, None, None]

@@ -76,15 +76,17 @@ class ResNet18(nn.Module):
 class ColumnsNet(nn.Module):
     """MIFAD-Net's columns and nothing else: their last maps are pooled, concatenated and classified.
 
-    What attention and fusion cost, and what they buy, is measured against this. It reads `kernel_sizes`, `widths` and
-    `classes` of its configuration; the head is linear.
+    What attention and fusion cost, and what they buy, is measured against this. It reads `kernel_sizes`, `widths`,
+    `pool_after` and `classes` of its configuration; the head is linear.
     """
 
     def __init__(self, config: MIFADConfig):
         super().__init__()
         self.config = config
         widths = config.column_widths()
-        self.columns = nn.ModuleList(Column(k, w) for k, w in zip(config.kernel_sizes, widths, strict=True))
+        self.columns = nn.ModuleList(
+            Column(k, w, pool_after=config.pool_after) for k, w in zip(config.kernel_sizes, widths, strict=True)
+        )
         self.head = nn.Linear(sum(w[-1] for w in widths), config.classes)
 
     def features(self, x: Tensor) -> Tensor:

@@ -71,10 +71,17 @@ class AngularDistanceLoss(nn.Module):
         true = labels[:, None]
         return self.scale * cos_theta.scatter(1, true, add_margin(cos_theta.gather(1, true), ramp * self.margin))
 
-    def forward(self, cos_theta: Tensor, labels: Tensor, ramp: float = 1.0) -> Tensor:
-        """Mean loss over the batch. `ramp` in [0, 1] scales the margin: training raises it from 0 to 1."""
+    def forward(
+        self, cos_theta: Tensor, labels: Tensor, ramp: float = 1.0, smoothing: float = 0.0, reduction: str = "mean"
+    ) -> Tensor:
+        """Mean loss over the batch, or with reduction="none" one loss for each sample (B,).
+
+        ramp in [0, 1] scales the margin: training raises it from 0 to 1.  smoothing: part of the target that is spread
+        evenly over all classes (Szegedy et al., CVPR 2016), 0 in the paper.
+        """
         with torch.autocast(cos_theta.device.type, enabled=False):
-            return F.cross_entropy(self.logits(cos_theta, labels, ramp), labels)
+            logits = self.logits(cos_theta, labels, ramp)
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction=reduction)
 
 
 class CenterLoss(nn.Module):

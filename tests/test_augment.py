@@ -17,7 +17,7 @@ from scipy import ndimage
 from mifad_lite import Augmentation, augment
 
 OFF = Augmentation.none()
-STRONG = Augmentation(flip=0.5, rotate=20, scale=0.2, shift=0.1, brightness=0.3, contrast=0.5, erase=0.5)
+STRONG = Augmentation(flip=0.5, rotate=20, scale=0.2, shift=0.1, brightness=0.3, contrast=0.5, erase=0.5, crop=40)
 RAMP = torch.arange(48, dtype=torch.uint8) * 5
 CENTER = 23.5
 
@@ -170,6 +170,33 @@ def test_geometry_keeps_grey_levels():
     levels = torch.arange(0, 256, 5, dtype=torch.uint8)[:, None, None, None]
     out = augment(levels.expand(-1, 1, 48, 48), replace(OFF, flip=0.5, rotate=40, scale=0.3, shift=0.3), generator())
     np.testing.assert_allclose(array(out), np.broadcast_to(array(levels) / 255, out.shape), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [1, 24, 40, 47])
+def test_crop_is_a_window_at_the_image_s_own_scale(side):
+    """One pixel of the window is one pixel of the image, and its corner lies anywhere that keeps it inside."""
+    n = 200
+    down, right = (
+        array(augment(ramp.expand(n, 1, 48, 48), replace(OFF, crop=side), generator()))[:, 0] * 255 / 5
+        for ramp in (RAMP[:, None], RAMP[None, :])
+    )
+    assert down.shape == (n, side, side)
+    place = np.arange(side)
+    np.testing.assert_allclose(down - down[:, :1, :1], np.broadcast_to(place[:, None], down.shape), atol=1e-3)
+    np.testing.assert_allclose(right - right[:, :1, :1], np.broadcast_to(place[None, :], right.shape), atol=1e-3)
+    for corner in (down[:, 0, 0], right[:, 0, 0]):
+        spread(corner - (48 - side) / 2, (48 - side) / 2)
+
+
+def test_crop_of_the_whole_side_is_the_image():
+    images = noise(4)
+    out = array(augment(images, replace(OFF, crop=48), generator()))
+    np.testing.assert_allclose(out, array(images) / 255, atol=1e-5)
+
+
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="crop = 49 is larger than the image, 48 x 48 pixels"):
+        augment(noise(1), replace(OFF, crop=49), generator())
 
 
 # --- light -----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ const done = arguments[arguments.length - 1], width = arguments[0], problems = [
       e => problems.push("MathJax does not know " + e.textContent));
   }
   for (const formula of document.querySelectorAll("div.math")) {
-    const [number, picture] = [".eqno", "mjx-container svg"].map(e => formula.querySelector(e)?.getBoundingClientRect());
+    const box = part => formula.querySelector(part)?.getBoundingClientRect();
+    const [number, picture] = [box(".eqno"), box("mjx-container svg")];
     if (number && picture?.right > number.left) problems.push("runs under its number: " + formula.id);
   }
   for (const image of document.images) {

@@ -237,6 +237,73 @@ def test_what_decays(optimizer, head):
     assert ("aux.centers" in decay) == (head == "linear")
 
 
+@pytest.mark.parametrize("loss", ["angular", "softmax"])
+def test_smoothed_and_mixed_targets_equal_one_cross_entropy_against_their_blend(loss):
+    """In float64: the loss is linear in the target, but the margin goes to the label that a term is about."""
+    torch.manual_seed(0)
+    config = quick(loss=loss, network=MINI if loss == "angular" else LINEAR, margin=0.3, smoothing=0.2, mixup=0.4)
+    net = build("mifad", config.network)
+    x, y, others = torch.randn(5, 8), torch.tensor([0, 3, 3, 6, 1]), torch.tensor([1, 3, 0, 0, 5])
+    share = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0])
+    value, _ = Objective(config, 8, 7)(net, x, y, 1.0, (share, others))
+
+    e, w = x.double().numpy(), net.head.weight.detach().double().numpy()
+    cosines = (e @ w.T) / np.linalg.norm(e, axis=1)[:, None] / np.linalg.norm(w, axis=1)
+    wanted = np.zeros(5)
+    for labels, part in ((y.numpy(), share.double().numpy()), (others.numpy(), 1 - share.double().numpy())):
+        target = np.full((5, 7), 0.2 / 7) + 0.8 * np.eye(7)[labels]
+        if loss == "angular":
+            logits = 16 * np.cos(np.arccos(cosines) + 0.3 * np.eye(7)[labels])
+        else:
+            logits = e @ w.T + net.head.bias.detach().double().numpy()
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        wanted -= part * (target * log_p).sum(1)
+    assert value.item() == pytest.approx(wanted.mean(), rel=1e-5)
+
+
+def test_mixed_images_are_blends_of_two_of_the_batch(data, monkeypatch):
+    """What reaches the network: x_i share + x_j (1 - share), with the labels of i and j and that share."""
+    seen = []
+    forward, features = Objective.forward, MIFADNet.features
+
+    def watch_features(self, x, *args, **options):
+        if self.training:
+            seen.append([x.clone()])
+        return features(self, x, *args, **options)
+
+    def watch(self, net, embedding, labels, ramp, mix=None):
+        seen[-1] += [labels, *mix]
+        return forward(self, net, embedding, labels, ramp, mix)
+
+    monkeypatch.setattr(MIFADNet, "features", watch_features)
+    monkeypatch.setattr(Objective, "forward", watch)
+    fit(data, quick(mixup=0.5, epochs=2, augmentation=Augmentation.none()))
+    originals, shares = data.train.images.double().flatten(1) / 255, []
+    for x, labels, share, others in seen:
+        for mixed, a, part, b in zip(x.double().flatten(1), labels, share, others, strict=True):
+            first, second = originals[data.train.labels == a], originals[data.train.labels == b]
+            blends = part * first[:, None] + (1 - part) * second[None]  # (n_a, n_b, 2304)
+            assert (blends - mixed).abs().amax(-1).min() < 1e-5
+            shares.append(part.item())
+    assert len(seen) == 6
+    assert np.std(shares) > 0.2  # Beta(0.5, 0.5): near 0 or 1 mostly
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"smoothing": 1.0}, "smoothing = 1.0 must lie in"),
+        ({"smoothing": -0.1}, "smoothing = -0.1 must lie in"),
+        ({"mixup": -1.0}, "mixup = -1.0 must be 0 or more"),
+        ({"mixup": math.nan}, "mixup = nan must be 0 or more"),
+        ({"mixup": 0.2, "loss": "island", "network": LINEAR}, "the island loss knows but one center"),
+    ],
+)
+def test_smoothing_and_mixup_out_of_range(changes, says):
+    with pytest.raises(ValueError, match=says):
+        quick(**changes)
+
+
 @pytest.mark.parametrize("warmup", [0.05, 0.2, 0.7])
 def test_one_cycle_starts_low_peaks_at_warmup_and_ends_near_zero(warmup):
     t = np.linspace(0, 1, 10_001)
@@ -494,6 +561,7 @@ def cut_after(epochs):
         {"optimizer": "adam", "schedule": "cosine", "channels_last": False},
         {"loss": "center", "network": LINEAR, "aux_weight": 0.1},
         {"loss": "island", "network": LINEAR, "optimizer": "sgd"},
+        {"smoothing": 0.1, "mixup": 0.2, "augmentation": Augmentation(crop=32)},
         RESNET,
     ],
     ids=",".join,
