@@ -6,6 +6,7 @@ from .baseline import ResNet18, ResNetConfig
 from .checkpoint import load_network, save_network
 from .columns import Column
 from .data import CLASSES, DataError, FaceData, FaceSet, load_fer2013
+from .fast import accelerate
 from .fusion import InteractiveFusion
 from .losses import AngularDistanceLoss, CenterLoss, CosineClassifier, IslandLoss
 from .model import PRESETS, MIFADConfig, MIFADNet
@@ -34,6 +35,7 @@ __all__ = [
     "ResNetConfig",
     "SpatialAttention",
     "TrainConfig",
+    "accelerate",
     "augment",
     "fit",
     "load_fer2013",

@@ -16,6 +16,7 @@ from .checkpoint import SHIPPED, load_network
 from .data import CLASSES, FaceData, flaws, load_fer2013
 from .evaluate import evaluate_split
 from .explorer import explore
+from .fast import accelerate
 from .inspection import inspect
 from .model import PRESETS
 from .predict import format_prediction, predict
@@ -83,9 +84,11 @@ def train_command(args: argparse.Namespace) -> None:
 def evaluate_command(args: argparse.Namespace) -> None:
     net, meta = load_network(args.checkpoint)
     data = get_data(args.data)
-    record = {"kind": "evaluate", **provenance(data.name, data.sha256), "network": meta, "flip": args.flip}
-    record["splits"] = {}
-    mirrored = ", averaged with the mirror image" if args.flip else ""
+    if args.int8:
+        net = accelerate(net, data.train.images[:256])
+    record = {"kind": "evaluate", **provenance(data.name, data.sha256), "network": meta}
+    record |= {"flip": args.flip, "int8": args.int8, "splits": {}}
+    mirrored = (", on 8-bit integers" if args.int8 else "") + (", averaged with the mirror image" if args.flip else "")
     print(f"{args.checkpoint or SHIPPED.name} on {data.name}{mirrored}")
     for name in ("public", "private"):
         result = record["splits"][name] = evaluate_split(net, getattr(data, name), flip=args.flip)
@@ -187,6 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
     data_option(evaluate)
     evaluate.add_argument("--checkpoint", type=Path, help="default: the one that ships")
     evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
+    evaluate.add_argument("--int8", action="store_true", help="on 8-bit integers, see mifad_lite/fast.py")
     out_option(evaluate)
 
     inside = command("inspect", inspect_command, "Calibration, mistakes, maps and lost parts of a network.")

@@ -29,7 +29,7 @@ class ChannelAttention(nn.Module):
 
     def vector(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> v (B, C)."""
-        pooled = x.mean((2, 3), keepdim=True) + x.amax((2, 3), keepdim=True)  # (B, C, 1, 1)
+        pooled = F.adaptive_avg_pool2d(x, 1) + F.adaptive_max_pool2d(x, 1)  # (B, C, 1, 1)
         return self.norm(self.act(self.conv(pooled))).flatten(1)
 
     def forward(self, x: Tensor, return_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -37,8 +37,8 @@ class ChannelAttention(nn.Module):
         v = self.vector(x)
         weights = torch.softmax(v[:, :, None] * v[:, None, :], dim=-1)  # (B, C, C): row i weighs the channels j
         flat = x.flatten(2).transpose(1, 2)  # (B, HW, C)
-        mixed = (flat @ weights.to(x.dtype).transpose(1, 2)).transpose(1, 2)  # (B, C, HW) = A_c F
-        out = x + self.alpha.to(x.dtype) * mixed.reshape(x.shape)
+        out = torch.baddbmm(flat, flat, (self.alpha * weights).to(x.dtype).transpose(1, 2))  # F + alpha A_c F
+        out = out.transpose(1, 2).reshape(x.shape)
         return (out, weights) if return_map else out
 
 
@@ -61,7 +61,7 @@ class SpatialAttention(nn.Module):
 
     def vector(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> v (B, HW), one number per position in row-major order."""
-        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)  # (B, 2, H, W)
+        pooled = torch.stack([x.mean(1), x.max(1).values], dim=1)  # (B, 2, H, W)
         return self.norm(self.act(self.conv(pooled))).flatten(1)
 
     def forward(self, x: Tensor, return_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -73,7 +73,8 @@ class SpatialAttention(nn.Module):
             mixed = weights.to(x.dtype) @ flat
         else:
             mixed = rank_one_attention(v, flat)
-        out = x + self.beta.to(x.dtype) * mixed.transpose(1, 2).reshape(x.shape)  # (B, C, H, W)
+        out = torch.addcmul(flat, mixed, self.beta.to(x.dtype))  # F + beta F A_s^T, in rows of places
+        out = out.transpose(1, 2).reshape(x.shape)
         return (out, weights) if return_map else out
 
 

@@ -20,6 +20,7 @@ from .baseline import ResNetConfig
 from .checkpoint import build
 from .data import FaceData, FaceSet, content_sha256
 from .evaluate import predict_logits
+from .fast import FastMIFAD, accelerate
 from .losses import AngularDistanceLoss
 from .model import PRESETS
 from .records import provenance
@@ -119,6 +120,10 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
         "lite": replace(fast, network=lite),
         "base, columns alone": replace(fast, network={**base, "head": "linear"}, **linear),
         "base": replace(fast, network=base),
+        "wide": replace(fast, network=PRESETS["wide"].to_dict()),
+        "wide, windows of 40 pixels": replace(
+            fast, network=PRESETS["wide"].to_dict(), augmentation=replace(fast.augmentation, crop=40)
+        ),
         "ResNet-18, width 64": replace(fast, arch="resnet18", network=ResNetConfig(64).to_dict(), loss="softmax"),
         "ResNet-18, width 16": replace(fast, arch="resnet18", network=ResNetConfig(16).to_dict(), loss="softmax"),
     }
@@ -143,11 +148,18 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
         if name not in switched
     ]
     inference = []
-    for name, config in variants.items():
-        net: nn.Module = build(config.arch, config.network).to(device, memory_format=torch.channels_last).eval()
-        many = fastest(lambda net=net: predict_logits(net, faces.images[:512], bf16=True, batch=64), repeats)
-        one = fastest(lambda net=net: predict_logits(net, faces.images[:1]), 5 * repeats)
-        parameters = sum(p.numel() for p in net.parameters())
+    runners: dict[str, nn.Module] = {
+        name: build(config.arch, config.network).to(device, memory_format=torch.channels_last).eval()
+        for name, config in variants.items()
+        if "windows" not in name
+    }
+    if device == "cpu":
+        runners |= {f"{name}, 8 bits": accelerate(runners[name], faces.images[:256]) for name in ("lite", "wide")}
+    for name, net in runners.items():
+        bf16 = not isinstance(net, FastMIFAD)
+        many = fastest(lambda n=net, b=bf16: predict_logits(n, faces.images[:512], bf16=b, batch=64), repeats)
+        one = fastest(lambda net=net: predict_logits(net, faces.images[:1]), 10 * repeats)
+        parameters = sum(p.numel() for p in runners[name.removesuffix(", 8 bits")].parameters())
         inference.append(
             {
                 "name": name,
@@ -181,7 +193,7 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
     log("lite with one thing changed, speed against lite")
     for name, ratio in record["switches"].items():
         log(f"  {name:22}{ratio:9.2f}")
-    log("inference, batch 64 in bfloat16; one face in float32")
+    log("inference, batch 64 in bfloat16; one face in float32; or both on 8-bit integers")
     for row in inference:
         log(f"  {row['name']:22}{row['images_per_second']:9.1f} images/s{row['one_face_milliseconds']:9.2f} ms a face")
     log("spatial attention, forwards and backwards, batch 64, 144 positions, 48 channels")

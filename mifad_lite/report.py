@@ -92,10 +92,11 @@ def class_table(parts: dict) -> str:
 def bench_table(bench: dict) -> str:
     rows = ["", "| network | training, images/s | inference, images/s | one face, ms |", "|---|---:|---:|---:|"]
     inference = {row["name"]: row for row in bench["inference"]}
-    for row in bench["training"]:
-        i = inference.get(row["name"])
+    training = {row["name"]: row for row in bench["training"]}
+    for name in training | inference:
+        t, i = training.get(name), inference.get(name)
         cells = f"{i['images_per_second']:,.0f} | {i['one_face_milliseconds']:.1f}" if i else " | "
-        rows.append(f"| {row['name']} | {row['images_per_second']:,.0f} | {cells} |")
+        rows.append(f"| {name} | {t['images_per_second'] if t else 0:,.0f} | {cells} |".replace("| 0 |", "| |"))
     return "\n".join([*rows, ""])
 
 

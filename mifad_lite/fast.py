@@ -1,0 +1,189 @@
+"""The same network for inference alone, on a CPU: batch norms folded into convolutions, convolutions on 8-bit integers.
+
+    fast = accelerate(net, data.train.images[:256])  # a few images set the scales
+    logits = fast(images)                            # uint8 (B, 1, 48, 48) -> (B, classes)
+
+Folding is exact: W' = W gamma / sigma, b' = beta - mu gamma / sigma. Eight bits are not. A tensor x is stored as
+integers q with x = (q - zero) scale, a kernel with one scale for each output channel, and a convolution sums products
+of integers (Jacob et al., CVPR 2018). What both buy stands in book/results/bench.json, what they cost in accuracy in
+book/results/cpu_evaluation_int8.json. Attention and the projection stay in bfloat16, the head in float32.
+"""
+
+import copy
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .columns import DEPTH, FUSED_DEPTHS
+from .model import MIFADNet
+
+MIDDLE = 128  # the integer that stands for 0 where values have both signs
+
+
+def fold(net: MIFADNet) -> MIFADNet:
+    """A copy in evaluation mode without the batch norms that follow a convolution: same outputs, up to rounding."""
+    net = copy.deepcopy(net).eval()
+    for column in net.columns:
+        for i, norm in enumerate(column.norms):
+            column.convs[i] = fuse_conv_bn_eval(column.convs[i], norm)
+            column.norms[i] = nn.Identity()
+    for fusion in net.fusions:
+        fusion.project = fuse_conv_bn_eval(fusion.project, fusion.norm)
+        fusion.norm = nn.Identity()
+    return net
+
+
+class IntegerConv:
+    """A convolution on 8-bit integers: uint8 (B, C, H, W) in channels_last -> uint8 or bfloat16, by oneDNN.
+
+    inputs, outputs: (scale, zero) of the two tensors; outputs None gives bfloat16.  relu: with a ReLU behind it.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, inputs: tuple, outputs: tuple | None, relu: bool = False):
+        self.scale, self.zero = inputs
+        self.padding = [weight.shape[2] // 2] * 2
+        self.out_scale, self.out_zero = outputs or (1.0, 0)
+        self.dtype = torch.uint8 if outputs else torch.bfloat16
+        self.attr = "relu" if relu else "none"
+        self.weight_scale = weight.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
+        self.weight_zero = torch.zeros(len(weight), dtype=torch.int)
+        q = (weight / self.weight_scale[:, None, None, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qconv_prepack(
+            q, self.weight_scale, self.scale, self.zero, [1, 1], self.padding, [1, 1], 1, None
+        )
+        self.bias = bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.onednn.qconv2d_pointwise(
+            x, self.scale, self.zero, self.weight, self.weight_scale, self.weight_zero, self.bias,
+            [1, 1], self.padding, [1, 1], 1, self.out_scale, self.out_zero, self.dtype, self.attr, [], None,
+        )  # fmt: skip
+
+
+def max_pool(q: Tensor) -> Tensor:
+    """2x2 max pool of uint8. (torch 2.13 refuses its own max_pool2d on uint8 in channels_last.)"""
+    q = q[:, :, : q.shape[2] // 2 * 2, : q.shape[3] // 2 * 2]
+    rows = torch.maximum(q[:, :, ::2], q[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+def reach(x: Tensor) -> float:
+    """The largest absolute value of each image, averaged: a few outliers are cut off, and all others gain precision."""
+    return max(x.flatten(1).abs().amax(1).mean().item(), 1e-6)
+
+
+class IntegerColumn:
+    """A folded column on integers: uint8 images -> its maps of depths 4, 5, 6 as uint8, and `scales` to read them."""
+
+    def __init__(self, column: nn.Module, pixels: Tensor, inputs: tuple[float, int]):
+        """pixels: calibration images as the first convolution reads them, float32.  inputs: (scale, zero) of uint8."""
+        self.pool_after, self.convs, self.scales = column.pool_after, [], []
+        x = pixels
+        for depth, conv in enumerate(column.convs, start=1):
+            x = torch.relu(conv(x))
+            outputs = (reach(x) / 255, 0)
+            bias = conv.bias
+            if depth == 1:  # a pixel u means (u - 127.5) scale, but the zero must be an integer
+                bias = bias + conv.weight.sum((1, 2, 3)) * (inputs[1] - 127.5) * inputs[0]
+            self.convs.append(IntegerConv(conv.weight, bias, inputs, outputs, relu=True))
+            if depth in FUSED_DEPTHS:
+                self.scales.append(outputs[0])
+            inputs = outputs
+            if depth in self.pool_after:
+                x = F.max_pool2d(x, 2)
+
+    def __call__(self, q: Tensor) -> list[Tensor]:
+        maps = []
+        for depth in range(1, DEPTH + 1):
+            q = self.convs[depth - 1](q)
+            if depth in FUSED_DEPTHS:
+                maps.append(q)
+            if depth in self.pool_after:
+                q = max_pool(q)
+        return maps
+
+
+class IntegerFusion:
+    """A folded fusion: alignment and gate on integers, attention and projection in bfloat16."""
+
+    def __init__(self, fusion: nn.Module, maps: list[Tensor], scales: list[float]):
+        """maps: K calibration maps (n, C_k, H, W), float32.  scales: what one step of each uint8 map is worth."""
+        aligned = [align(f) for align, f in zip(fusion.align, maps, strict=True)]
+        self.scale = reach(torch.cat(aligned, dim=1)) / 127
+        both = (self.scale, MIDDLE)  # one scale for all columns, since their maps are concatenated
+        self.align = []
+        for align, f, scale in zip(fusion.align, maps, scales, strict=True):
+            if isinstance(align, nn.Identity):
+                weight, bias = torch.eye(f.shape[1])[:, :, None, None], torch.zeros(f.shape[1])
+            else:
+                weight, bias = align.weight, align.bias
+            self.align.append(IntegerConv(weight, bias, (scale, 0), both))
+        self.merge = IntegerConv(fusion.merge.weight, fusion.merge.bias, both, None)
+        self.kind = fusion.fusion
+        self.attention = copy.deepcopy(fusion.attention).bfloat16()
+        self.project = copy.deepcopy(fusion.project).to(torch.bfloat16, memory_format=torch.channels_last)
+
+    def __call__(self, maps: list[Tensor]) -> Tensor:
+        q = torch.cat([align(f) for align, f in zip(self.align, maps, strict=True)], dim=1)  # (B, K C, H, W) uint8
+        gate = self.merge(q).sigmoid_()
+        f = q.to(torch.bfloat16).sub_(MIDDLE).mul_(self.scale).unflatten(1, (len(maps), -1))  # (B, K, C, H, W)
+        recalibrated = f * gate[:, None]
+        if self.kind == "concat":
+            spliced = recalibrated.flatten(1, 2)
+        else:
+            spliced = reduce(torch.add if self.kind == "add" else torch.mul, recalibrated.unbind(1))
+        # f.sum(1) takes three times as long; and the plain formula is the fastest where nothing is kept for gradients
+        attended, _ = self.attention(reduce(torch.add, f.unbind(1)), return_maps=True)
+        return torch.relu_(self.project(torch.cat([spliced, attended], dim=1)))
+
+
+class FastMIFAD(nn.Module):
+    """MIFAD-Net on 8-bit integers: (B, 1, 48, 48), uint8 or float in [0, 1] -> logits (B, classes), float32.
+
+    It has no gradients and no state to save: make it anew with `accelerate`.
+    """
+
+    def __init__(self, net: MIFADNet, images: Tensor):
+        super().__init__()
+        folded = fold(net).float()
+        self.config, self.embed, self.norm, self.head = net.config, folded.embed, folded.norm, folded.head
+        pixels = (images.float() / 255 - 0.5) * 4
+        self.columns = [IntegerColumn(column, pixels, (4 / 255, MIDDLE)) for column in folded.columns]
+        by_column = [column(pixels) for column in folded.columns]
+        self.fusions = [
+            IntegerFusion(fusion, list(maps), [column.scales[i] for column in self.columns])
+            for i, (fusion, maps) in enumerate(zip(folded.fusions, zip(*by_column, strict=True), strict=True))
+        ]
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            images = (images.float() * 255).round().to(torch.uint8)
+        q = images.contiguous(memory_format=torch.channels_last)
+        by_column = [column(q) for column in self.columns]
+        pooled = [
+            F.adaptive_avg_pool2d(fusion(list(maps)), self.config.pool_grid).flatten(1)
+            for fusion, maps in zip(self.fusions, zip(*by_column, strict=True), strict=True)
+        ]
+        embedding = self.norm(self.embed(torch.cat(pooled, dim=1).float()))
+        logits = self.head(embedding)
+        return self.config.scale * logits if self.config.head == "cosine" else logits
+
+
+@torch.no_grad()
+def accelerate(net: MIFADNet, images: Tensor) -> FastMIFAD:
+    """A faster copy of a trained network for inference on a CPU; the network stays as it is.
+
+    images: uint8 (N, 1, 48, 48), faces like those to come, of the training split. They set the scales; 256 are plenty.
+    Raises ValueError for another network, for no images, and where this torch has no oneDNN.
+    """
+    if not isinstance(net, MIFADNet):
+        raise ValueError(f"{type(net).__name__} has no 8-bit form: accelerate takes a MIFADNet")
+    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(f"{images.dtype} images of shape {tuple(images.shape)}: give uint8 (N, 1, 48, 48), N > 0")
+    if not torch.backends.mkldnn.is_available():
+        raise ValueError("this torch lacks oneDNN, which does the 8-bit convolutions: use the network itself")
+    return FastMIFAD(copy.deepcopy(net).cpu(), images.cpu())
