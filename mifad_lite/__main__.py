@@ -112,7 +112,7 @@ def ablate_command(args: argparse.Namespace) -> None:
         base = replace(base, network=PRESETS[args.preset].to_dict())
     tables = list(TABLES) if args.table == "all" else [args.table]
     data = get_data(args.data)
-    record = ablate(data, base, tables, args.seeds, args.runs, log=lambda line: print(line, flush=True))
+    record = ablate(data, base, tables, args.seeds, args.runs, lambda line: print(line, flush=True), args.workers)
     drawn = {"drawn": args.data} if args.data and args.data.startswith("drawn") else {}
     record |= {"profile": args.profile, "preset": args.preset, **drawn}
     print(format_record(record))
@@ -206,6 +206,7 @@ def make_parser() -> argparse.ArgumentParser:
     apart.add_argument("--profile", default="smoke", choices=PROFILES)
     apart.add_argument("--preset", choices=PRESETS, help="size of MIFAD-Net, in place of the profile's")
     apart.add_argument("--seeds", default=3, type=int, help="how often each arm is trained")
+    apart.add_argument("--workers", default=1, type=int, help="runs at a time, each in a process of its own")
     apart.add_argument("--runs", default="runs/ablate", type=Path, help="a file for each run; those there are kept")
     apart.add_argument("--compile", action=argparse.BooleanOptionalAction)
     for name, kind in (("epochs", int), ("batch", int), ("lr", float)):

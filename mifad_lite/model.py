@@ -126,6 +126,14 @@ PRESETS = {
         embedding=256,
         dropout=0.3,
     ),
+    "slim": MIFADConfig(  # for grids of experiments: pools sooner, a ninth of lite's cost
+        widths=((8, 8, 16, 24, 24, 32), (8, 16, 24, 32, 32, 48), (16, 16, 32, 48, 64, 64)),
+        channels=32,
+        pool_after=(1, 2, 4),
+        pool_grid=3,
+        embedding=64,
+        dropout=0.1,
+    ),
     "wide": MIFADConfig(  # pools sooner and spends what that saves on width: the network of the best result
         widths=((16, 24, 32, 48, 64, 64), (16, 32, 64, 64, 128, 128), (32, 64, 128, 128, 256, 256)),
         channels=64,

@@ -96,6 +96,10 @@ PROFILES = {
         mixup=0.2,
         augmentation=Augmentation(rotate=12.0, scale=0.15, shift=0.02, contrast=0.3, erase=0.3, crop=40),
     ),
+    # One arm of the paper's Tables 3 to 6: small and short enough to be repeated with many arms and seeds.
+    "ablation": TrainConfig(
+        network=PRESETS["slim"].to_dict(), epochs=8, lr=5e-3, augmentation=Augmentation(shift=0.02, crop=40)
+    ),
     # As the paper states it. It names no augmentation, no schedule and no weight decay, so there is none.
     "paper": TrainConfig(
         network=PRESETS["base"].to_dict(),

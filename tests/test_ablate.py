@@ -170,6 +170,29 @@ def test_a_cut_grid_goes_on(grid, data, tmp_path, monkeypatch):
             assert summary[key] == record["runs"][name][key]
 
 
+def test_two_workers_do_what_one_does(grid, data, tmp_path):
+    _, record, _ = grid
+    lines = []
+    apart = ablate.ablate(data, BASE, ["fusion"], 2, tmp_path, lines.append, workers=2)
+    assert lines[1:] == [f"{n} of 6 runs" for n in range(1, 7)]
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.iterdir())) == 6
+    for name, summary in apart["runs"].items():
+        alone = record["runs"][name]
+        for key in ("parameters", "changes"):
+            assert summary[key] == alone[key]
+        for ours, theirs in zip(summary["alpha"], alone["alpha"], strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-3)  # sums may be split in another way among threads
+        stems = [read_record(tmp_path / f"{name}_seed{seed}.json")["seed"] for seed in (0, 1)]
+        assert stems == [0, 1]
+
+
+def test_a_worker_s_failure_is_told(data, tmp_path):
+    with pytest.raises(TrainingStopped):
+        ablate.ablate(data, replace(BASE, lr=1e30, epochs=8), ["fusion"], 1, tmp_path, str, workers=2)
+    with pytest.raises(ValueError, match="workers = 0"):
+        ablate.ablate(data, BASE, ["fusion"], 1, tmp_path, str, workers=0)
+
+
 def test_a_run_that_blows_up_leaves_the_others(data, tmp_path):
     with pytest.raises(TrainingStopped):
         ablate.ablate(data, replace(BASE, lr=1e30, epochs=8), ["fusion"], 1, tmp_path, str)
