@@ -1,4 +1,4 @@
-"""Commands: python -m mifad_lite data | train | evaluate | predict | inspect | ablate | bench | explore | report."""
+"""Commands: python -m mifad_lite data | train | evaluate | predict | inspect | ablate | bench | and more (--help)."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ import torch
 from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench
-from .checkpoint import SHIPPED, load_network
+from .checkpoint import SHIPPED, load_network, shrink
 from .data import CLASSES, FaceData, flaws, load_fer2013
 from .evaluate import evaluate_split
 from .explorer import explore
@@ -138,6 +138,11 @@ def bench_command(args: argparse.Namespace) -> None:
         write_record(args.out, record)
 
 
+def shrink_command(args: argparse.Namespace) -> None:
+    shrink(args.checkpoint, args.out)
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
 def explore_command(args: argparse.Namespace) -> None:
     write_record(args.out, explore())
 
@@ -188,14 +193,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
     data_option(evaluate)
-    evaluate.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    evaluate.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), best, drawn")
     evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
     evaluate.add_argument("--int8", action="store_true", help="on 8-bit integers, see mifad_lite/fast.py")
     out_option(evaluate)
 
     inside = command("inspect", inspect_command, "Calibration, mistakes, maps and lost parts of a network.")
     data_option(inside)
-    inside.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    inside.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), best, drawn")
     inside.add_argument("--faces", default=100, type=int, help="faces of each class that get maps and a point")
     inside.add_argument("--show", action="store_true", help="keep pixels of seven faces, for drawn faces alone")
     inside.add_argument("--out", type=Path, required=True, help="write the record here")
@@ -219,6 +224,10 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument("--repeats", default=3, type=int, help="times that each variant gets its turn")
     out_option(measure)
 
+    small = command("shrink", shrink_command, "Copy a checkpoint with its weights in 16 bits: half the size.")
+    small.add_argument("checkpoint", type=Path)
+    small.add_argument("--out", type=Path, required=True, help="write the smaller one here")
+
     look = command("explore", explore_command, "Record what the network computes inside, for the book's figures.")
     look.add_argument("--out", type=Path, required=True, help="write the record here")
 
@@ -226,7 +235,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     guess = command("predict", predict_command, "Seven probabilities for the face in a picture.")
     guess.add_argument("image", type=Path, metavar="IMAGE", help="whatever Pillow reads; its central square is used")
-    guess.add_argument("--checkpoint", type=Path, help="default: the one that ships")
+    guess.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), best, drawn")
     guess.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -250,3 +250,38 @@ def test_metadata_nested_without_end_is_refused(tmp_path):
     save_file({"w": torch.zeros(1)}, deep, metadata={"mifad": "[" * 100_000})
     with pytest.raises(CheckpointError, match="not a readable"):
         load_network(deep)
+
+
+def test_shrunk_to_half_it_is_the_same_network_rounded_to_16_bits(path, net, tmp_path):
+    before = path.read_bytes()
+    checkpoint.shrink(path, tmp_path / "small.safetensors")
+    small, meta = load_network(tmp_path / "small.safetensors")
+    assert path.read_bytes() == before
+    assert meta == load_network(path)[1]
+    stored = load_file(tmp_path / "small.safetensors")
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point():
+            assert stored[name].dtype == torch.float16
+            assert small.state_dict()[name].dtype == torch.float32
+            np.testing.assert_array_equal(small.state_dict()[name].numpy(), tensor.numpy().astype(np.float16))
+        else:
+            assert torch.equal(stored[name], tensor)
+
+
+def test_what_does_not_fit_into_16_bits_is_not_shrunk(net, tmp_path):
+    state = {**net.state_dict()}
+    state["norm.running_var"] = state["norm.running_var"] + 1e6
+    meta = {"arch": "mifad", "config": net.config.to_dict()}
+    write_tensors(tmp_path / "large.safetensors", state, meta)
+    with pytest.raises(CheckpointError, match=r"norm\.running_var holds values too large for 16 bits"):
+        checkpoint.shrink(tmp_path / "large.safetensors", tmp_path / "small.safetensors")
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        checkpoint.shrink(tmp_path / "none.safetensors", tmp_path / "small.safetensors")
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, path in checkpoint.NAMES.items() if path.exists()])
+def test_networks_that_ship_load_by_name(name):
+    net, _ = load_network(name)
+    assert net(torch.rand(1, 1, 48, 48)).isfinite().all()
+    assert checkpoint.NAMES[name].stat().st_size < 8e6
