@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from .augment import Augmentation
+from .baseline import ResNetConfig
 from .checkpoint import build
 from .data import FaceData
 from .evaluate import Z95, holm, mcnemar_test, paired_bootstrap, predict_logits
-from .model import MIFADConfig
+from .model import MIFADConfig, MIFADNet
 from .records import provenance, read_record, write_record
 from .train import TrainConfig, fit
 
@@ -36,6 +37,7 @@ TABLES = {
     "attention": "the paper's Table 5: which attention",
     "fusion": "the paper's Table 6: how the columns are spliced",
     "matched": "ours: is it the branch, the mix of kernels, or the number of parameters?",
+    "rivals": "ours: against the columns alone, and a ResNet-18 with as many parameters, both with softmax",
     "margin": "ours: the margin m of the angular loss, in radians",
     "scale": "ours: the scale s of the angular loss",
     "recipe": "ours: what each part of the training recipe buys",
@@ -84,6 +86,9 @@ def arms(table: str, base: TrainConfig) -> tuple[str, dict[str, TrainConfig]]:
     if table == "matched":
         rivals = {"2 wide": (3, 5), "4 thin": (3, 5, 7, 9), "3 alike": (5, 5, 5)}
         return "3", {"3": base, **{name: matched(base, kernels) for name, kernels in rivals.items()}}
+    if table == "rivals":
+        alone = replace(base, arch="columns", loss="softmax", network={**network, "head": "linear"})
+        return "MIFAD-Net", {"MIFAD-Net": base, "columns alone": alone, "ResNet-18": matched_resnet(base)}
     if table == "margin":
         values = sorted({0.0, 0.1, 0.2, 0.3, 0.5, base.margin})
         return f"{base.margin:g}", {f"{m:g}": replace(base, margin=m) for m in values}
@@ -113,8 +118,19 @@ def columns(base: TrainConfig, kernels: tuple[int, ...], factor: float = 1.0) ->
 
 def matched(base: TrainConfig, kernels: tuple[int, ...]) -> TrainConfig:
     """The base with these columns, made wider or thinner by one factor until the parameters are as many as before."""
+    options = {(c := columns(base, kernels, f)).network["widths"]: c for f in np.arange(0.3, 3.0, 0.01)}
+    return nearest(list(options.values()), base)
+
+
+def matched_resnet(base: TrainConfig) -> TrainConfig:
+    """A ResNet-18, just so wide that it has about as many parameters as the base, trained alike but with softmax."""
+    alike = replace(base, arch="resnet18", loss="softmax", network=ResNetConfig().to_dict())
+    return nearest([replace(alike, network=ResNetConfig(width).to_dict()) for width in range(1, 97)], base)
+
+
+def nearest(options: list[TrainConfig], base: TrainConfig) -> TrainConfig:
+    """Of options that grow, the one whose parameters are closest to the base's."""
     target = parameters(base)
-    options = list({(c := columns(base, kernels, f)).network["widths"]: c for f in np.arange(0.3, 3.0, 0.01)}.values())
     above = bisect(options, target, key=parameters)
     return min(options[max(0, above - 1) : above + 1], key=lambda config: abs(parameters(config) - target))
 
@@ -127,8 +143,11 @@ def parameters(config: TrainConfig) -> int:
 def run_name(config: TrainConfig, data_sha256: str) -> str:
     """What a reader can tell apart, then a hash of all the rest (the seed aside)."""
     net = config.network
-    kernels = "-".join(map(str, net["kernel_sizes"]))
-    knobs = (config.loss, kernels, net["attention"], net["fusion"], f"m{config.margin:g}", f"s{net['scale']:g}")
+    if config.arch == "mifad":
+        kernels = "-".join(map(str, net["kernel_sizes"]))
+        knobs = (config.loss, kernels, net["attention"], net["fusion"], f"m{config.margin:g}", f"s{net['scale']:g}")
+    else:
+        knobs = (config.loss, config.arch)
     whole = json.dumps([replace(config, seed=0).to_dict(), data_sha256], sort_keys=True)
     return "_".join((*knobs, hashlib.sha256(whole.encode()).hexdigest()[:8]))
 
@@ -136,7 +155,7 @@ def run_name(config: TrainConfig, data_sha256: str) -> str:
 def changes(config: dict, base: dict) -> dict:
     """The fields of a configuration that differ from the base's, the seed aside."""
     nested = {"network": changes(config["network"], base["network"])} if "network" in config else {}
-    flat = {k: v for k, v in config.items() if k not in ("network", "seed") and v != base[k]}
+    flat = {k: v for k, v in config.items() if k not in ("network", "seed") and v != base.get(k)}
     return flat | {k: v for k, v in nested.items() if v}
 
 
@@ -151,7 +170,7 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
         return read_record(file)
     net, trained = fit(data, config, unfinished, resume=True, progress=False)
     splits = {"public": data.public, "private": data.private}
-    blocks = [fusion.attention for fusion in net.fusions]
+    blocks = [fusion.attention for fusion in net.fusions] if isinstance(net, MIFADNet) else []
     result = {
         **{key: trained[key] for key in ("commit", "data", "device", "versions", "date", "config", "seed")},
         "kind": "ablation run",
@@ -187,7 +206,7 @@ def work(config: TrainConfig) -> dict:
 
 
 def learned(blocks: list[nn.Module | None], name: str) -> list[float] | None:
-    return None if blocks[0] is None else [round(getattr(block, name).item(), 5) for block in blocks]
+    return None if not blocks or blocks[0] is None else [round(getattr(block, name).item(), 5) for block in blocks]
 
 
 def hits_of(result: dict, split: str, labels: Tensor) -> np.ndarray:

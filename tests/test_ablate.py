@@ -45,6 +45,9 @@ def test_arms_change_one_knob(table, base):
     reference, named = arms(table, base)
     assert named[reference] == base
     for arm, config in named.items():
+        if table == "rivals" and arm == "ResNet-18":  # another network whole: what is left must be the same
+            assert {k for k, v in config.to_dict().items() if v != base.to_dict()[k]} == {"arch", "loss", "network"}
+            continue
         changed = {k for k in base.to_dict() if k != "network" and config.to_dict()[k] != base.to_dict()[k]}
         net = {k for k in base.network if config.to_dict()["network"][k] != base.to_dict()["network"][k]}
         allowed, allowed_net = {
@@ -53,6 +56,7 @@ def test_arms_change_one_knob(table, base):
             "attention": (set(), {"attention"}),
             "fusion": (set(), {"fusion"}),
             "matched": (set(), {"kernel_sizes", "widths"}),
+            "rivals": ({"arch", "loss"}, {"head"}),
             "margin": ({"margin"}, set()),
             "scale": (set(), {"scale"}),
             "recipe": ({"augmentation", "ema", "ramp", "schedule", "optimizer", "lr", "weight_decay"}, set()),
@@ -92,6 +96,17 @@ def test_matched_arms_have_the_parameters_of_the_reference(preset, most):
     assert {len(c.network["kernel_sizes"]) for c in named.values()} == {2, 3, 4}
     for config in named.values():
         assert abs(sum(p.numel() for p in MIFADNet(MIFADConfig(**config.network)).parameters()) / target - 1) < most
+
+
+def test_rivals_have_no_attention_and_their_parameters_match(data, tmp_path):
+    config = arms("rivals", profile("ablation"))[1]["ResNet-18"]
+    ours, theirs = parameters(profile("ablation")), parameters(config)
+    assert abs(ours - theirs) / ours < 0.1
+    record = ablate.ablate(data, replace(BASE, epochs=1), ["rivals"], 1, tmp_path, str)
+    found = {arm: record["runs"][name] for arm, name in record["tables"]["rivals"]["arms"].items()}
+    assert [r["alpha"] == [None] for r in found.values()] == [False, True, True]
+    assert found["ResNet-18"]["changes"]["arch"] == "resnet18"
+    assert found["columns alone"]["parameters"] < found["MIFAD-Net"]["parameters"]
 
 
 def test_the_name_follows_from_configuration_and_data():
