@@ -333,9 +333,9 @@ def test_the_margin_rises_over_the_first_part_of_the_run(data, monkeypatch):
     ramps = []
 
     class Watched(Objective):
-        def forward(self, net, embedding, labels, ramp):
+        def forward(self, net, embedding, labels, ramp, mix=None):
             ramps.append(ramp)
-            return super().forward(net, embedding, labels, ramp)
+            return super().forward(net, embedding, labels, ramp, mix)
 
     monkeypatch.setattr(train, "Objective", Watched)
     fit(data, quick(ramp=0.5))
@@ -445,10 +445,10 @@ def test_the_paper_profile_is_the_papers():
 
 
 def test_profiles():
-    assert set(PROFILES) == {"smoke", "cpu", "gpu", "paper"}
+    assert set(PROFILES) == {"smoke", "cpu", "gpu", "best", "ablation", "paper"}
     assert PROFILES["gpu"].compile
     assert profile("smoke", seed=7) == TrainConfig(**{**vars(PROFILES["smoke"]), "seed": 7})
-    with pytest.raises(ValueError, match="profile 'huge' is unknown: use one of smoke, cpu, gpu, paper"):
+    with pytest.raises(ValueError, match="profile 'huge' is unknown: use one of smoke, cpu, gpu, best, "):
         profile("huge")
 
 
