@@ -11,7 +11,7 @@ import torch
 
 from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
-from .bench import bench
+from .bench import bench, bench_scaling
 from .checkpoint import SHIPPED, load_network, shrink
 from .data import CLASSES, FaceData, flaws, load_fer2013
 from .evaluate import evaluate_split
@@ -20,6 +20,7 @@ from .fast import accelerate
 from .inspection import inspect
 from .model import PRESETS
 from .predict import format_prediction, predict
+from .promise import promise
 from .records import provenance, write_record
 from .report import report
 from .synthetic import synthetic_data
@@ -133,7 +134,7 @@ def inspect_command(args: argparse.Namespace) -> None:
 
 
 def bench_command(args: argparse.Namespace) -> None:
-    record = bench(args.batch, args.steps, args.repeats)
+    record = bench_scaling(args.repeats) if args.scaling else bench(args.batch, args.steps, args.repeats)
     if args.out:
         write_record(args.out, record)
 
@@ -145,6 +146,12 @@ def shrink_command(args: argparse.Namespace) -> None:
 
 def explore_command(args: argparse.Namespace) -> None:
     write_record(args.out, explore())
+
+
+def promise_command(args: argparse.Namespace) -> None:
+    record = promise(lambda line: print(line, flush=True))
+    if args.out:
+        write_record(args.out, record)
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -222,6 +229,9 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument("--batch", default=128, type=int)
     measure.add_argument("--steps", default=6, type=int, help="steps in a measured epoch")
     measure.add_argument("--repeats", default=3, type=int, help="times that each variant gets its turn")
+    measure.add_argument(
+        "--scaling", action="store_true", help="instead: against batch, width, resolution; attention; the peak"
+    )
     out_option(measure)
 
     small = command("shrink", shrink_command, "Copy a checkpoint with its weights in 16 bits: half the size.")
@@ -230,6 +240,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     look = command("explore", explore_command, "Record what the network computes inside, for the book's figures.")
     look.add_argument("--out", type=Path, required=True, help="write the record here")
+
+    short = command("promise", promise_command, "Train two short runs with several seeds: where should yours land?")
+    out_option(short)
 
     command("report", report_command, "Fill in the pages' numbers and draw their figures from the committed records.")
 

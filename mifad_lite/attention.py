@@ -125,6 +125,69 @@ def rank_one_attention(v: Tensor, values: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, query, values[:, None], scale=1.0)[:, 0]
 
 
+def tabulated_attention(v: Tensor, values: Tensor, knots: int = 16) -> Tensor:
+    """softmax_rows(v v^T) @ values, nearly, in O(N * knots): v (B, N), values (B, N, C) -> (B, N, C).
+
+    Row i is a point phi(v_i) of one curve, phi(t) = softmax(t v) @ values. Its slope is the covariance of v and
+    the values under the weights. The curve and its slope are computed at equidistant knots from min v to max v of
+    each sample, and a cubic Hermite polynomial joins the two knots beside each v_i. `tabulation_error_bound` says
+    how far off that can be. Computes in float32, or float64 where an input is, and returns values' dtype.
+    Differentiable once, in both arguments. Raises ValueError for fewer than 2 knots.
+    """
+    kind = _table_dtype(v, values, knots)
+    with torch.autocast(v.device.type, enabled=False):
+        t, f = v.to(kind), values.to(kind)
+        low, high = t.amin(1, keepdim=True), t.amax(1, keepdim=True)  # (B, 1)
+        h = ((high - low) / (knots - 1)).clamp_min(torch.finfo(kind).eps)  # where all v are equal: knots beyond them
+        grid = low + h * torch.arange(knots, device=v.device)  # (B, K)
+        weights = torch.softmax(grid[:, :, None] * t[:, None, :], dim=-1)  # (B, K, N)
+        centred = t[:, None, :] - weights @ t[:, :, None]  # (B, K, N): v minus its mean under the weights
+        table = torch.cat([weights, h[:, :, None] * weights * centred], dim=1) @ f  # (B, 2K, C): phi, then h phi'
+        place = (t - low) / h  # (B, N) from 0 to K - 1
+        left = place.detach().long().clamp(0, knots - 2)
+        s = place - left  # (B, N) from 0 to 1
+        hermite = [(1 + 2 * s) * (1 - s) ** 2, s**2 * (3 - 2 * s), s * (1 - s) ** 2, s**2 * (s - 1)]
+        index = torch.stack([left, left + 1, left + knots, left + knots + 1], dim=-1)  # (B, N, 4), rows of the table
+        index += 2 * knots * torch.arange(len(v), device=v.device)[:, None, None]
+        rows = F.embedding_bag(  # four rows of the table, weighed and added, without a copy of them for each place
+            index.flatten(0, 1),
+            table.flatten(0, 1),
+            mode="sum",
+            per_sample_weights=torch.stack(hermite, dim=-1).flatten(0, 1),
+        )
+    return rows.view_as(values).to(values.dtype)
+
+
+def tabulation_error_bound(v: Tensor, values: Tensor, knots: int) -> Tensor:
+    """A bound on |tabulated_attention - exact| over all rows and channels, rounding aside: -> (B,).
+
+    With R the range of v and S the largest range of a channel over the places, R^8 S / (1536 (knots - 1)^4).
+
+    Why: a cubic Hermite polynomial over a step h = R / (knots - 1) errs by at most h^4/384 max|phi4|, with phi4 the
+    fourth derivative of phi. The derivative of an expectation under softmax(t v) is a covariance with v. Four times,
+    and phi4 = Cov(F, q), q = x^4 - 6 m2 x^2 - 4 m3 x, where x = v - E v and m2, m3 are its central moments.
+    A covariance is at most a quarter of the product of the ranges (Popoviciu and Cauchy-Schwarz). So |phi4| <= S R^4/4
+    if the range of q is at most 1 for R = 1. Let |x| <= M <= 1 and y = x^2. The range of y^2 - 6 m2 y is at most
+    - (M^2 - 3 m2)^2 where 6 m2 <= M^2. The last term adds 4 |m3| <= 4 M m2. The sum is convex in m2, and at most 1 at
+      both ends, 0 and M^2 / 6.
+    - 9 m2^2 <= 9/16 elsewhere, as m2 <= 1/4. Cauchy-Schwarz, m2^2 <= b (b m2 - m3) for x <= b, makes two points the
+      worst case for m3: 4 |m3| <= 4 / (6 sqrt(3)) < 7/16.
+    The constant 1/4 cannot fall below 0.127, which a v of two values reaches.
+    Raises ValueError for fewer than 2 knots.
+    """
+    kind = _table_dtype(v, values, knots)
+    t, f = v.to(kind), values.to(kind)
+    spread = t.amax(1) - t.amin(1)  # (B,)
+    return spread**8 * (f.amax(1) - f.amin(1)).amax(-1) / (1536 * (knots - 1) ** 4)
+
+
+def _table_dtype(v: Tensor, values: Tensor, knots: int) -> torch.dtype:
+    """float32, or float64 where an input is. Raises ValueError for fewer than 2 knots."""
+    if knots < 2:
+        raise ValueError(f"knots = {knots}: a table needs at least 2, the smallest and the largest v")
+    return torch.promote_types(torch.promote_types(v.dtype, values.dtype), torch.float32)
+
+
 class AttentionModule(nn.Module):
     """Channel attention, then spatial attention (Figure 6).
 

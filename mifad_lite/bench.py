@@ -1,5 +1,9 @@
-"""How fast it is: the real loop, its columns alone, the ResNet baseline, and the loop that most people would write."""
+"""How fast it is: the real loop, its columns alone, the ResNet baseline, and the loop that most people would write.
 
+`bench` compares networks and loops at one size. `bench_scaling` follows one network over batch, width and resolution.
+"""
+
+import hashlib
 import resource
 import shutil
 import sys
@@ -11,10 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageEnhance
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
-from .attention import RowBlockAttention
+from .attention import RowBlockAttention, tabulated_attention, tabulation_error_bound
 from .augment import Augmentation
 from .baseline import ResNetConfig
 from .checkpoint import build
@@ -22,10 +30,10 @@ from .data import FaceData, FaceSet, content_sha256
 from .evaluate import predict_logits
 from .fast import FastMIFAD, accelerate
 from .losses import AngularDistanceLoss
-from .model import PRESETS
+from .model import PRESETS, MIFADConfig
 from .records import provenance
 from .synthetic import synthetic_faces
-from .train import TrainConfig, fit
+from .train import Objective, TrainConfig, fit, make_optimizer
 
 
 class NaiveFaces(Dataset):
@@ -85,24 +93,38 @@ def fastest(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
+def plain_attention(v: Tensor, values: Tensor) -> Tensor:
+    """The formula as it stands, with the N x N matrix: v (B, N), values (B, N, C) -> (B, N, C)."""
+    return torch.softmax(v[:, :, None] * v[:, None, :], dim=-1) @ values
+
+
+def scaled_dot_product(v: Tensor, values: Tensor) -> Tensor:
+    """PyTorch's fused kernel, v padded with zeros to the values' width: v (B, N), values (B, N, C) -> (B, N, C)."""
+    query = F.pad(v[:, None, :, None], (0, values.shape[-1] - 1))
+    return F.scaled_dot_product_attention(query, query, values[:, None], scale=1.0)[:, 0]
+
+
+EXACT = {
+    "plain formula, HW x HW matrix": plain_attention,
+    "row blocks": RowBlockAttention.apply,
+    "scaled dot product": scaled_dot_product,
+}
+
+
+def attention_inputs(batch: int, n: int, channels: int, device: str) -> tuple[Tensor, Tensor]:
+    """v (B, N) and values (B, N, C) in bfloat16, standard normal, asking for gradients."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = (batch, n), (batch, n, channels)
+    v, values = (torch.randn(shape, generator=draw).to(device, torch.bfloat16).requires_grad_() for shape in shapes)
+    return v, values
+
+
 def bench_attention(device: str, batch: int = 64, channels: int = 48, side: int = 12) -> list[dict]:
     """Spatial attention forwards and backwards in bfloat16, three ways, in milliseconds."""
-    n = side * side
-    v = torch.randn(batch, n, device=device, dtype=torch.bfloat16, requires_grad=True)
-    values = torch.randn(batch, n, channels, device=device, dtype=torch.bfloat16, requires_grad=True)
-
-    def scaled_dot_product() -> torch.Tensor:
-        query = F.pad(v[:, None, :, None], (0, channels - 1))
-        return F.scaled_dot_product_attention(query, query, values[:, None], scale=1.0)[:, 0]
-
-    ways = {
-        "plain formula, HW x HW matrix": lambda: torch.softmax(v[:, :, None] * v[:, None, :], -1) @ values,
-        "row blocks": lambda: RowBlockAttention.apply(v, values),
-        "scaled dot product": scaled_dot_product,
-    }
+    v, values = attention_inputs(batch, side * side, channels, device)
     return [
-        {"name": name, "milliseconds": round(1e3 * fastest(lambda way=way: way().sum().backward(), 10), 3)}
-        for name, way in ways.items()
+        {"name": name, "milliseconds": round(1e3 * fastest(lambda way=way: way(v, values).sum().backward(), 10), 3)}
+        for name, way in EXACT.items()
     ]
 
 
@@ -202,4 +224,200 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
     log(f"whole lite step over its columns alone: {record['lite_over_columns']:.2f}")
     log(f"naive loop over ours, same network: {record['naive_over_ours']:.2f}")
     log(f"peak memory {record['peak_memory_mib']:,} MiB")
+    return record
+
+
+class PeakBytes(TorchDispatchMode):
+    """The largest sum of bytes of tensors that were alive at once: those given, and those that operations make inside.
+
+    A storage counts once, however many tensors share it. Scratch memory inside a kernel is not seen.
+    """
+
+    def __init__(self, *given: Tensor):
+        super().__init__()
+        self.peak = 0
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.add(given)
+
+    def add(self, tensors) -> None:
+        for t in tensors:
+            storage = t.untyped_storage()
+            self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.add(t for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+def scale_attention(device: str, repeats: int, sides=(6, 12, 24, 36, 48), batch=8, channels=48, knots=16) -> dict:
+    """Spatial attention against the number of places: milliseconds and memory of four routes, error of the table.
+
+    A plain formula whose matrix would take more than a gigabyte is left out. Errors are over the range of the values,
+    on the first sample: of the table in float64, of the plain formula in bfloat16.
+    """
+    table = f"table of {knots} knots"
+    ways = {**EXACT, table: lambda v, values: tabulated_attention(v, values, knots)}
+    routes: dict[str, list[dict]] = {name: [] for name in ways}
+    errors = []
+    for side in sides:
+        n = side * side
+        v, values = attention_inputs(batch, n, channels, device)
+        pull = torch.ones_like(values)
+        for name, way in ways.items():
+            if way is plain_attention and v.element_size() * batch * n * n > 1e9:
+                continue
+
+            def run(way=way, v=v, values=values, pull=pull) -> None:
+                torch.autograd.grad(way(v, values), (v, values), pull)
+
+            seconds = fastest(run, repeats)
+            with PeakBytes(v, values, pull) as memory:
+                run()
+            row = {"side": side, "milliseconds": round(1e3 * seconds, 3), "mib": round(memory.peak / 2**20, 3)}
+            routes[name].append(row)
+        first = v[:1].detach(), values[:1].detach()
+        wide = [x.double() for x in first]
+        exact = plain_attention(*wide)
+        span = (wide[1].amax(1) - wide[1].amin(1)).max()
+        off = {
+            "error": tabulated_attention(*wide, knots) - exact,
+            "bound": tabulation_error_bound(*wide, knots),
+            "bfloat16": plain_attention(*first) - exact,
+        }
+        errors.append({"side": side, **{k: float(f"{(x.abs().max() / span).item():.3g}") for k, x in off.items()}})
+    return {
+        "batch": batch,
+        "channels": channels,
+        "memory": "largest sum of bytes of tensors alive at once, inputs and gradients too; scratch of kernels not",
+        "routes": routes,
+        "table": table,
+        "errors": errors,
+    }
+
+
+def training_step(config: TrainConfig, batch: int, side: int, device: str) -> Callable[[], None]:
+    """A function that makes one step on random images: forward, loss, backward, clip, optimizer. No augmentation."""
+    torch.manual_seed(0)
+    net = build(config.arch, config.network).to(device, memory_format=torch.channels_last).train()
+    objective = Objective(config, config.network["embedding"], config.network["classes"]).to(device)
+    optimizer = make_optimizer(config, net, objective)
+    x = torch.rand(batch, 1, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    y = torch.arange(batch, device=device) % config.network["classes"]
+
+    def step() -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            loss, _ = objective(net, net.features(x), y, 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+        optimizer.step()
+
+    return step
+
+
+def gflop(run: Callable[[], object]) -> float:
+    """Billions of floating point operations in the convolutions and matrix products of a call, 2 a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def forward_gflop(arch: str, network: dict, side: int = 48) -> float:
+    """GFLOP of one image through a network in evaluation."""
+    net = build(arch, network).eval()
+    with torch.no_grad():
+        return gflop(lambda: net(torch.rand(1, 1, side, side)))
+
+
+def matmul_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, repeats: int) -> dict:
+    """GFLOP/s of the fastest product of two n x n matrices over the sizes n."""
+    found = {}
+    for n in sizes:
+        a, b = (torch.rand(n, n, device=device).to(dtype) for _ in range(2))
+        found[n] = 2e-9 * n**3 / fastest(lambda a=a, b=b: a @ b, repeats)
+    n = max(found, key=found.get)
+    return {"n": n, "gflop_per_second": round(found[n], 1)}
+
+
+def bench_scaling(
+    repeats: int = 3,
+    network: MIFADConfig = PRESETS["lite"],
+    batches: tuple[int, ...] = (8, 16, 32, 64, 128, 256),
+    factors: tuple[float, ...] = (0.25, 0.5, 1, 1.5, 2),
+    sides: tuple[int, ...] = (24, 32, 40, 48, 64, 96),
+    batch: int = 64,
+    places: tuple[int, ...] = (6, 12, 24, 36, 48),
+    sizes: tuple[int, ...] | None = None,
+    log: Callable[[str], None] = print,
+) -> dict:
+    """A record of what a training step costs against batch, width and resolution, and attention against H W.
+
+    network: the one followed over `batches` at 48 x 48; over `factors`, which multiply all its widths and channels,
+    and over `sides` of the images, both at `batch`.  places: sides of the maps for `scale_attention`.
+    sizes: of the matrices whose product gives the machine's peak.
+    Steps run in bfloat16, channels_last, on random images.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = sizes or ((4096, 8192) if device == "cuda" else (1024, 2048))
+
+    def measure(config: MIFADConfig, batch: int, side: int = 48) -> dict:
+        train = TrainConfig(network=config.to_dict())
+        seconds = fastest(training_step(train, batch, side, device), repeats)
+        forward = round(forward_gflop("mifad", train.network, side), 5)
+        return {"images_per_second": round(batch / seconds, 2), "forward_gflop": forward}
+
+    def scaled(factor: float) -> MIFADConfig:
+        widths = tuple(tuple(max(1, round(factor * w)) for w in column) for column in network.column_widths())
+        return replace(network, widths=widths, channels=max(1, round(factor * network.channels)))
+
+    half, single = (matmul_peak(t, sizes, device, 2 * repeats) for t in (torch.bfloat16, torch.float32))
+    by_batch = [{"batch": b, **measure(network, b)} for b in batches]
+    by_width = [{"factor": f, **measure(scaled(f), batch)} for f in factors]
+    by_side = [{"side": side, **measure(network, batch, side)} for side in sides]
+    attention = scale_attention(device, 3 * repeats, places)
+    step = gflop(training_step(TrainConfig(network=network.to_dict()), batch, 48, device)) / batch
+    rate = max(row["images_per_second"] for row in by_batch)
+    networks = {name: ("mifad", PRESETS[name].to_dict()) for name in ("lite", "base", "wide")}
+    networks |= {f"ResNet-18, width {w}": ("resnet18", ResNetConfig(w).to_dict()) for w in (64, 16)}
+    images = torch.rand(max(batches), 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    record = {
+        "kind": "scaling",
+        **provenance("random numbers", hashlib.sha256(images.numpy().tobytes()).hexdigest(), device),
+        "seed": 0,
+        "repeats": repeats,
+        "step": "forward, loss, backward, clip, optimizer; bfloat16, channels_last; no augmentation, no weight average",
+        "flop": "convolutions and matrix products, 2 a multiply-add, of one image",
+        "network": network.to_dict(),
+        "batch": by_batch,
+        "width": {"batch": batch, "rows": by_width},
+        "resolution": {"batch": batch, "rows": by_side},
+        "attention": attention,
+        "peak": {"bfloat16": half, "float32": single},
+        "forward_gflop": {name: round(forward_gflop(*spec), 4) for name, spec in networks.items()},
+        "step_gflop": round(step, 4),
+        "images_per_second": rate,
+        "share_of_peak": round(rate * step / half["gflop_per_second"], 4),
+        "images_per_second_at_peak": round(half["gflop_per_second"] / step, 1),
+    }
+    log(f"{record['device']}: products of matrices reach {half['gflop_per_second']:,.0f} GFLOP/s in bfloat16,")
+    log(f"{single['gflop_per_second']:,.0f} in float32. A training step takes {step:.2f} GFLOP an image.")
+    for title, name, rows in (
+        ("batch", "batch", by_batch),
+        (f"width, batch {batch}", "factor", by_width),
+        (f"side of the image, batch {batch}", "side", by_side),
+    ):
+        log(f"training step against {title}")
+        for row in rows:
+            log(f"  {row[name]:5}{row['images_per_second']:9.1f} images/s{row['forward_gflop']:9.4f} GFLOP forwards")
+    log(f"spatial attention, forwards and backwards, batch {attention['batch']}")
+    for name, rows in attention["routes"].items():
+        for row in rows:
+            log(f"  {name:32}{row['side']:4}{row['milliseconds']:10.2f} ms{row['mib']:9.2f} MiB")
+    log(f"{attention['table']}, over the range of the values")
+    for row in attention["errors"]:
+        log(f"  side {row['side']:3}: error {row['error']:.1e}, bound {row['bound']:.1e}")
+    log(f"best {rate:.0f} images/s, {100 * record['share_of_peak']:.1f} % of the peak")
     return record

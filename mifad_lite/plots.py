@@ -310,3 +310,63 @@ def power_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], marks: dict[s
     ax.legend(frameon=False, fontsize=9, loc="lower right")
     sns.despine(fig)
     return fig
+
+
+def apart_ticks(ax: plt.Axes, values: list[float], ratio: float = 1.8) -> None:
+    """Ticks of a logarithmic x axis at the largest value, and at those below that do not run into the last one."""
+    kept: list[float] = []
+    for value in sorted(values, reverse=True):
+        if not kept or kept[-1] / value >= ratio:
+            kept.append(value)
+    ax.set_xticks(kept, [f"{t:g}" for t in kept], fontsize=8)
+    ax.minorticks_off()
+
+
+def scaling_curves(record: dict) -> Figure:
+    """Images per second of a training step against batch, width and resolution, from a `bench --scaling` record.
+
+    Dashed: the speed where every operation took as long as it takes the network itself, at 48 x 48.
+    """
+    fig, axes = plt.subplots(1, 3, figsize=(6.0, 2.6), layout="constrained", sharey=True)
+    panels = (
+        ("batch", record["batch"], "images in a batch", None),
+        ("factor", record["width"]["rows"], "width, times lite", 1),
+        ("side", record["resolution"]["rows"], "side (pixels)", 48),
+    )
+    for ax, (key, rows, label, own) in zip(axes, panels, strict=True):
+        x, speed = [row[key] for row in rows], [row["images_per_second"] for row in rows]
+        ax.loglog(x, speed, "-o", color="#0173b2", markersize=5, label="measured")
+        at_own = next((row for row in rows if row[key] == own), None)
+        if at_own:
+            work = at_own["images_per_second"] * at_own["forward_gflop"]
+            even = [work / row["forward_gflop"] for row in rows]
+            ax.loglog(x, even, "--", color="#de8f05", label="as the operations say")
+        apart_ticks(ax, x)
+        ax.set_xlabel(label)
+        ax.grid(alpha=0.25)
+    axes[0].set_ylabel("images per second")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    sns.despine(fig)
+    return fig
+
+
+def attention_cost(record: dict) -> Figure:
+    """Time (left) and memory (right) of spatial attention against the number of places, both axes logarithmic.
+
+    record: of `bench --scaling`. One line for each route, forwards and backwards.
+    """
+    attention = record["attention"]
+    fig, axes = plt.subplots(1, 2, figsize=(6.0, 3.4), layout="constrained")
+    styles = zip(("o", "s", "^", "D"), ("-", "--", ":", "-"), ("#0173b2", "#de8f05", "#949494", "#029e73"), strict=True)
+    for (name, rows), (marker, line, color) in zip(attention["routes"].items(), styles, strict=True):
+        places = [row["side"] ** 2 for row in rows]
+        for ax, key in zip(axes, ("milliseconds", "mib"), strict=True):
+            ax.loglog(places, [row[key] for row in rows], line, marker=marker, color=color, markersize=5, label=name)
+    for ax, label in zip(axes, ("milliseconds", "MiB"), strict=True):
+        ax.set(xlabel="places HW", ylabel=f"{label}, batch of {attention['batch']}")
+        apart_ticks(ax, [row["side"] ** 2 for row in max(attention["routes"].values(), key=len)])
+        ax.grid(alpha=0.25)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    sns.despine(fig)
+    return fig

@@ -5,17 +5,65 @@ In README.md, in the model card and in Markdown pages a number stands between ma
 """
 
 import re
+import statistics
 from pathlib import Path
 
 from .checkpoint import DRAWN, SHIPPED
 from .data import CLASSES
-from .records import read_record, write_atomically
+from .evaluate import Z95
+from .records import RESULTS, read_record, write_atomically
 from .train import PROFILES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "book/index.md", "mifad_lite/pretrained/README.md")
+PAGES = ("README.md", "book/index.md", "book/reproduce.md", "mifad_lite/pretrained/README.md")
 FIGURES = "book/_static/figures"
 MARKER = re.compile(r"<!--r:([\w.]+)-->(.*?)<!--/r-->", re.DOTALL)
+
+# Every record of book/results: what it holds, and the options that make it. `train` writes its record into its folder,
+# every other command takes --out. A record whose file is not there yet stands on no page.
+RECORDS = {
+    "fer2013": ("FER2013 counted: classes, twins, flaws", "data --data fer2013.csv"),
+    "cpu_run": ("the small network that ships, lite", "train --profile cpu --data fer2013.csv --out runs/cpu"),
+    "cpu_evaluation": ("accuracy of lite on both tests", "evaluate --checkpoint lite --data fer2013.csv"),
+    "cpu_evaluation_flip": ("that, with the mirror image", "evaluate --checkpoint lite --flip --data fer2013.csv"),
+    "inspection": (
+        "what lite learned: calibration, mistakes, maps, lost parts",
+        "inspect --checkpoint lite --data fer2013.csv",
+    ),
+    "best_run": ("the best network, wide", "train --profile best --data fer2013.csv --out runs/best"),
+    "best_evaluation": ("accuracy of wide on both tests", "evaluate --checkpoint best --data fer2013.csv"),
+    "best_evaluation_flip": ("that, with the mirror image", "evaluate --checkpoint best --flip --data fer2013.csv"),
+    "resnet_run": (
+        "a ResNet-18 in the same loop",
+        "train --profile best --arch resnet18 --width 32 --data fer2013.csv --out runs/resnet",
+    ),
+    "resnet_evaluation": (
+        "accuracy of the ResNet-18 on both tests",
+        "evaluate --checkpoint runs/resnet/best.safetensors --data fer2013.csv",
+    ),
+    "paper_run": ("the paper's own recipe", "train --profile paper --data fer2013.csv --out runs/paper"),
+    "ablation": (
+        "the paper's Tables 3 to 6 and ours, on FER2013",
+        "ablate --profile ablation --workers 2 --data fer2013.csv --runs runs/ablation",
+    ),
+    "ablation_drawn": (
+        "the paper's Tables 3 to 6 and ours, on drawn faces",
+        "ablate --profile cpu --preset tiny --epochs 5 --batch 64 --lr 0.008 --workers 2 "
+        "--data drawn:2000,public=500,private=3000,intra=0.45,inter=0.45 --runs runs/drawn",
+    ),
+    "drawn_run": (
+        "the network that knows drawn faces",
+        "train --profile cpu --preset tiny --epochs 14 --data drawn:20000 --out runs/tiny",
+    ),
+    "inspection_drawn": (
+        "what the network for drawn faces learned",
+        "inspect --checkpoint drawn --faces 30 --show --data drawn:2000,public=1400,private=1400",
+    ),
+    "explorer": ("what that network computes on seven faces", "explore"),
+    "bench": ("images per second", "bench"),
+    "scaling": ("cost against batch, width and size", "bench --scaling"),
+    "promise": ("the band of two short runs", "promise"),
+}
 
 
 def percent(x: float) -> str:
@@ -33,6 +81,7 @@ def values() -> dict[str, str]:
         "run.seed": str(run["seed"]),
         "run.date": run["date"][:10],
         "run.best_epoch": str(run["best_epoch"]),
+        "run.public": percent(run["best_public_accuracy"]),
         "run.recipe": recipe(run["config"]),
         "data.sha256": run["data"]["sha256"],
         "checkpoint.megabytes": f"{SHIPPED.stat().st_size / 1e6:.1f}",
@@ -54,20 +103,104 @@ def values() -> dict[str, str]:
         "drawn.public": percent(drawn["best_public_accuracy"]),
         "drawn.private": percent(fresh["accuracy"]),
         "drawn.private.n": f"{fresh['n']:,}",
-        "drawn.private.interval": "{:.2f} to {:.2f} %".format(*(100 * limit for limit in fresh["wilson_95"])),
+        "drawn.private.interval": interval(fresh["wilson_95"]),
     }
     out |= {f"profile.{name}.epochs": str(config.epochs) for name, config in PROFILES.items()}
+    promised = read_record("promise")
+    for name, one in promised["runs"].items():
+        out |= {
+            f"promise.{name}.band": interval(one["band"], 1),
+            f"promise.{name}.range": interval([min(one["accuracy"]), max(one["accuracy"])], 1),
+            f"promise.{name}.seeds": str(len(one["seeds"])),
+            f"promise.{name}.seconds": f"{statistics.median(one['seconds']):.0f}",
+            f"promise.{name}.commands": "\n".join(["", "", "```bash", one["train"], one["evaluate"], "```", ""]),
+        }
+    out |= {
+        "promise.n": f"{promised['private']:,}",
+        "promise.chance": f"{100 * promised['chance']:.1f} %",
+        "promise.device": promised["device"],
+        "records.table": records_table(),
+        "records.commands": records_commands(),
+    }
     for suffix, record in (("plain", read_record("cpu_evaluation")), ("flip", read_record("cpu_evaluation_flip"))):
         for split, parts in record["splits"].items():
             for part, s in parts.items():
                 key = f"{suffix}.{split}.{part}"
-                low, high = s["wilson_95"]
                 out[key] = percent(s["accuracy"])
-                out[f"{key}.interval"] = f"{100 * low:.2f} to {100 * high:.2f} %"
+                out[f"{key}.interval"] = interval(s["wilson_95"])
                 out[f"{key}.n"] = f"{s['n']:,}"
         if suffix == "plain":
+            public = record["splits"]["public"]["whole"]
+            out["rounding.faces"] = str(abs(public["hits"] - round(run["best_public_accuracy"] * public["n"])))
             out["plain.per_class"] = class_table(record["splits"]["private"])
     return out
+
+
+def recorded() -> dict[str, dict]:
+    """The records of RECORDS that are there, in its order."""
+    return {name: read_record(name) for name in RECORDS if (RESULTS / f"{name}.json").exists()}
+
+
+def command(name: str) -> str:
+    """The command that makes a record."""
+    options = RECORDS[name][1]
+    out = "" if options.startswith("train") else f" --out book/results/{name}.json"
+    return f"python -m mifad_lite {options}{out}"
+
+
+def interval(limits: list[float], digits: int = 2) -> str:
+    low, high = (100 * limit for limit in limits)
+    return f"{low:.{digits}f} to {high:.{digits}f} %"
+
+
+def expected(record: dict) -> str:
+    """What a second run of a record's command should give, in one or two sentences."""
+    kind, path = record["kind"], "The same to the last digit on the same processor with as many threads"
+    if kind == "data":
+        return "The same counts on every machine."
+    if kind in ("bench", "scaling"):
+        return "Another machine has other times, and so has a busy one. Ratios within one record travel better."
+    if kind == "explorer":
+        return "The same to about two digits on every machine: a test computes it again."
+    if kind == "promise":
+        bands = ", ".join(f"{name} {interval(run['band'], 1)}" for name, run in record["runs"].items())
+        return f"{path}. Another run of its commands: {bands}."
+    if kind in ("evaluate", "inspect"):
+        s = record["private"] if kind == "inspect" else record["splits"]["private"]["whole"]
+        return (
+            f"Private test: {s['hits']:,} hits of {s['n']:,}, give or take the few faces that rounding can turn. "
+            f"On other faces of the same kind: {interval(s['wilson_95'])} (95 %, Wilson)."
+        )
+    if kind == "ablation":
+        reach = 100 * Z95 * record["luck"] * (2 / len(record["seeds"])) ** 0.5
+        return f"{path}. With other seeds an arm's mean moves by up to {reach:.1f} points in 95 % of cases."
+    return (
+        f"{path}. Elsewhere rounding leads a run along another path; this is one run, so no band was measured. Public "
+        f"test: {percent(record['best_public_accuracy'])} at epoch {record['best_epoch']}, the epoch that it chose."
+    )
+
+
+def records_table() -> str:
+    rows = ["", "", "| record | what it holds | minutes | seed | date |", "|---|---|---:|---:|---|"]
+    for name, r in recorded().items():
+        seconds, seed = r.get("seconds"), r.get("seeds", r.get("seed", ""))
+        minutes = "" if seconds is None else f"{seconds / 60:,.0f}" if seconds >= 60 else "under 1"
+        seed = f"{seed[0]} to {seed[-1]}" if isinstance(seed, list) else seed
+        link = f"{{ref}}`{name} <record-{name.replace('_', '-')}>`"
+        rows.append(f"| {link} | {RECORDS[name][0]} | {minutes} | {seed} | {r['date'][:10]} |")
+    return "\n".join([*rows, ""])
+
+
+def records_commands() -> str:
+    lines = [""]
+    for name, r in recorded().items():
+        line, (what, options) = command(name), RECORDS[name]
+        lines += ["", f"(record-{name.replace('_', '-')})=", f"### {name}", "", f"{what[0].upper()}{what[1:]}.", ""]
+        lines += ["```bash", line]
+        if r["kind"] == "train":
+            lines += [f"cp {options.split('--out ')[1]}/record.json book/results/{name}.json"]
+        lines += ["```", "", expected(r), f"Made at commit `{r['commit']}` on {r['device']}."]
+    return "\n".join([*lines, ""])
 
 
 def recipe(config: dict) -> str:

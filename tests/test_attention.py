@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from formulas import array, batch_norm, conv2d, scramble, softmax
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mifad_lite import AttentionModule, ChannelAttention, SpatialAttention
-from mifad_lite.attention import rank_one_attention
+from mifad_lite.attention import rank_one_attention, tabulated_attention, tabulation_error_bound
 
 
 def features(*shape, dtype=torch.float64, seed=1):
@@ -199,6 +201,146 @@ def test_training_never_builds_the_square_matrix(ask):
         out = block(x, return_map=True)[0] if ask else block(x)
         out.square().sum().backward()
     assert (largest.elements >= square) if ask else (largest.elements <= square / 8)
+
+
+# --- spatial attention from a table ----------------------------------------------------------------------------------
+
+
+def plain(v, values):
+    return torch.softmax(v[:, :, None] * v[:, None, :], dim=-1) @ values
+
+
+def plain_in_numpy(v, values):
+    return softmax(np.einsum("bi,bj->bij", array(v), array(v))) @ array(values)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    positions=st.integers(1, 60),
+    knots=st.integers(2, 40),
+    reach=st.floats(0, 6),
+    middle=st.floats(-3, 3),
+    power=st.integers(1, 5),
+)
+def test_table_stays_inside_its_bound(seed, positions, knots, reach, middle, power):
+    """For v spread evenly (power 1) up to bunched in the middle (5), anywhere on the line."""
+    generator = torch.Generator().manual_seed(seed)
+    v = middle + reach * (2 * torch.rand(2, positions, generator=generator, dtype=torch.float64) - 1) ** power
+    values = torch.randn(2, positions, 3, generator=generator, dtype=torch.float64)
+    off = np.abs(array(tabulated_attention(v, values, knots)) - plain_in_numpy(v, values))
+    assert (off.max((1, 2)) <= array(tabulation_error_bound(v, values, knots)) + 1e-12).all()
+
+
+def fourth_derivative(t, v, f):
+    """Of phi(t) = sum_j softmax(t v)_j f_j, by four rounds of autograd."""
+    t = torch.tensor(t, dtype=v.dtype, requires_grad=True)
+    phi = torch.softmax(t * v, 0) @ f
+    for _ in range(4):
+        (phi,) = torch.autograd.grad(phi, t, create_graph=True)
+    return phi.detach()
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10**6), positions=st.integers(2, 6), reach=st.floats(0.5, 4), t=st.floats(-4, 4))
+def test_the_bound_rests_on_the_fourth_derivative(seed, positions, reach, t):
+    v, f = reach * torch.rand(2, positions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    largest = 384 * tabulation_error_bound(v[None], f[None, :, None], 2) / (v.max() - v.min()) ** 4
+    assert fourth_derivative(t, v, f).abs() <= largest[0]
+
+
+def test_the_bound_is_within_two_of_the_worst_error():
+    """Two heaps of v and one place between them; the features are v itself."""
+    v = torch.tensor([[-0.15] * 301 + [0.0] + [0.15] * 699], dtype=torch.float64)
+    off = (tabulated_attention(v, v[..., None], 2) - plain(v, v[..., None])).abs().max()
+    assert 0.45 < off / tabulation_error_bound(v, v[..., None], 2)[0] <= 1
+
+
+def test_half_the_step_is_a_sixteenth_of_the_error():
+    v, values = features(3, 400), features(3, 400, 5, seed=2)
+    exact = plain_in_numpy(v, values)
+    errors = [np.abs(array(tabulated_attention(v, values, k)) - exact).max() for k in (33, 65, 129)]
+    bounds = [tabulation_error_bound(v, values, k) for k in (33, 65, 129)]
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert 11 < coarse / fine < 21
+    for coarse, fine in zip(bounds, bounds[1:], strict=False):
+        torch.testing.assert_close(coarse / fine, torch.full((3,), 16.0).double())
+
+
+def test_gradients_of_the_table_approach_those_of_the_formula():
+    """The slope of a cubic errs by h^3, its height by h^4: an eighth of the step, 8^3 and 8^4 times less."""
+    v, values, pull = features(2, 200), features(2, 200, 4, seed=2), features(2, 200, 4, seed=3)
+
+    def gradients(way):
+        leaves = [v.clone().requires_grad_(), values.clone().requires_grad_()]
+        return torch.autograd.grad((way(*leaves) * pull).sum(), leaves)
+
+    exact = gradients(plain)
+    errors = []
+    for knots in (17, 129):
+        found = gradients(lambda a, b, knots=knots: tabulated_attention(a, b, knots))
+        errors.append([(g - e).abs().max() / e.abs().max() for g, e in zip(found, exact, strict=True)])
+    (v17, values17), (v129, values129) = errors
+    assert v17 / v129 > 8**3 / 2
+    assert values17 / values129 > 8**4 / 2
+    assert max(v129, values129) < 1e-4
+
+
+@pytest.mark.parametrize("knots", [2, 3, 8])
+def test_gradients_of_the_table_by_finite_differences(knots):
+    leaves = features(2, 9).requires_grad_(), features(2, 9, 3, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v, f: tabulated_attention(v, f, knots), leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("v", [[0.7], [0.0], [0.0] * 5, [-3.0] * 5, [1e4] * 5, [1.0, 1.0, 1.0 + 2**-23]])
+@pytest.mark.parametrize("knots", [2, 16])
+def test_table_of_equal_v(v, knots, dtype):
+    """One place, or all v equal or neighbours: the mean of the values, and the formula's gradients."""
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-7, "atol": 1e-9}
+    results = []
+    for way in (plain, lambda a, b: tabulated_attention(a, b, knots)):
+        a = torch.tensor([v], dtype=dtype, requires_grad=True)
+        b = features(1, len(v), 3, dtype=dtype).requires_grad_()
+        out = way(a, b)
+        results.append([out, *torch.autograd.grad((out * features(*out.shape, dtype=dtype, seed=3)).sum(), (a, b))])
+    for exact, found in zip(*results, strict=True):
+        scale = exact.abs().max().clamp_min(1)
+        torch.testing.assert_close(found / scale, exact / scale, **tolerance)
+    assert tabulation_error_bound(a, b, knots) < 1e-30
+
+
+def test_table_computes_in_float32_at_least():
+    v, values = features(2, 50), features(2, 50, 3, seed=2)
+    for narrow, eps in ((torch.float32, 2**-24), (torch.bfloat16, 2**-8)):
+        rounded = v.to(narrow).double(), values.to(narrow).double()
+        expected = tabulated_attention(*rounded)
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found = tabulated_attention(*(x.to(narrow) for x in rounded))
+            assert found.dtype == narrow
+            np.testing.assert_allclose(array(found), array(expected), rtol=eps, atol=20 * 2**-24)
+    assert tabulated_attention(v.float(), values).dtype == torch.float64
+    assert np.abs(array(tabulated_attention(v, values, 1000)) - plain_in_numpy(v, values)).max() < 1e-10
+
+
+def test_training_from_a_table_never_builds_the_square_matrix():
+    """And twice the places make the largest tensor twice as large."""
+    sizes = []
+    for positions in (1024, 2048):
+        v = features(2, positions).requires_grad_()
+        values = features(2, positions, 4, seed=2).requires_grad_()
+        with Largest() as largest:
+            tabulated_attention(v, values, 8).square().sum().backward()
+        sizes.append(largest.elements)
+    assert sizes[0] <= 2 * 2 * 8 * 1024  # the weights and the slopes at the knots, two samples
+    assert sizes[1] == 2 * sizes[0]
+
+
+@pytest.mark.parametrize("call", [tabulated_attention, tabulation_error_bound])
+def test_a_table_needs_two_knots(call):
+    with pytest.raises(ValueError, match=r"^knots = 1: a table needs at least 2, the smallest and the largest v$"):
+        call(torch.zeros(1, 4), torch.zeros(1, 4, 2), 1)
 
 
 # --- the cascade -----------------------------------------------------------------------------------------------------

@@ -1,11 +1,28 @@
 """The benchmark measures what it says: same network, same faces, finite rates. Its speed is not asserted."""
 
+import json
 import math
 
+import pytest
 import torch
 
-from mifad_lite.bench import NaiveFaces, bench_attention, fastest, naive_epoch
-from mifad_lite.model import PRESETS
+from mifad_lite.bench import (
+    EXACT,
+    NaiveFaces,
+    PeakBytes,
+    attention_inputs,
+    bench_attention,
+    bench_scaling,
+    fastest,
+    forward_gflop,
+    gflop,
+    matmul_peak,
+    naive_epoch,
+    plain_attention,
+    scale_attention,
+    training_step,
+)
+from mifad_lite.model import PRESETS, MIFADConfig
 from mifad_lite.synthetic import synthetic_faces
 from mifad_lite.train import TrainConfig
 
@@ -37,3 +54,126 @@ def test_attention_is_measured_three_ways():
     rows = bench_attention("cpu", batch=2, channels=4, side=4)
     assert len({row["name"] for row in rows}) == 3
     assert all(0 < row["milliseconds"] < math.inf for row in rows)
+
+
+# --- against size ----------------------------------------------------------------------------------------------------
+
+MINI = MIFADConfig(kernel_sizes=(3,), widths=(4, 4, 8, 8, 8, 8), channels=8, embedding=8)
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    lines = []
+    record = bench_scaling(
+        1, MINI, batches=(2, 4), factors=(0.5, 1), sides=(24, 48), batch=2, places=(3, 6), sizes=(64,), log=lines.append
+    )
+    return record, lines
+
+
+def test_scaling_record(scaling):
+    record, lines = scaling
+    assert json.loads(json.dumps(record, allow_nan=False)) == json.loads(json.dumps(record))
+    assert [row["batch"] for row in record["batch"]] == [2, 4]
+    assert [row["factor"] for row in record["width"]["rows"]] == [0.5, 1]
+    assert [row["side"] for row in record["resolution"]["rows"]] == [24, 48]
+    rows = record["batch"] + record["width"]["rows"] + record["resolution"]["rows"]
+    assert all(0 < row[key] < math.inf for row in rows for key in ("images_per_second", "forward_gflop"))
+    assert all(0 < peak["gflop_per_second"] < math.inf for peak in record["peak"].values())
+    assert record["images_per_second"] == max(row["images_per_second"] for row in record["batch"])
+    assert record["images_per_second_at_peak"] == pytest.approx(
+        record["peak"]["bfloat16"]["gflop_per_second"] / record["step_gflop"], rel=0.2
+    )
+    assert record["forward_gflop"].keys() == {"lite", "base", "wide", "ResNet-18, width 64", "ResNet-18, width 16"}
+    assert any("images/s" in line for line in lines)
+
+
+def test_operations_follow_the_sizes(scaling):
+    """They do not depend on the batch; half the width makes at most half, and a quarter of the pixels about that."""
+    record, _ = scaling
+    assert len({row["forward_gflop"] for row in record["batch"]}) == 1
+    half, whole = (row["forward_gflop"] for row in record["width"]["rows"])
+    assert 0.2 * whole < half < 0.5 * whole
+    small, large = (row["forward_gflop"] for row in record["resolution"]["rows"])
+    assert 0.15 * large < small < 0.3 * large
+    assert 2 * whole < record["step_gflop"] < 4 * whole, "a step walks forwards and twice back"
+
+
+def test_gflop_counts_two_for_a_multiply_add():
+    a, b = torch.rand(30, 40), torch.rand(40, 50)
+    assert gflop(lambda: a @ b) == 2 * 30 * 40 * 50 / 1e9
+    image, kernel = torch.rand(1, 3, 8, 8), torch.rand(5, 3, 3, 3)
+    convolved = gflop(lambda: torch.nn.functional.conv2d(image, kernel, padding=1))
+    assert convolved == 2 * 8 * 8 * 5 * 3 * 9 / 1e9
+    assert forward_gflop("mifad", MINI.to_dict()) > 4 * 4 * 9 * 2 * 48 * 48 / 1e9, "more than its second layer"
+
+
+def test_training_step_moves_the_weights(monkeypatch):
+    seen = []
+
+    def optimizer(config, net, objective):
+        seen.append(net)
+        return torch.optim.SGD(net.parameters(), 0.1)
+
+    monkeypatch.setattr("mifad_lite.bench.make_optimizer", optimizer)
+    step = training_step(TrainConfig(network=MINI.to_dict()), 4, 32, "cpu")
+    (net,) = seen
+    before = net.embed.weight.clone()
+    step()
+    assert not torch.equal(net.embed.weight, before)
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_matmul_peak_keeps_the_fastest_size():
+    peak = matmul_peak(torch.float32, (16, 128), "cpu", 2)
+    assert peak["n"] in (16, 128)
+    assert 0 < peak["gflop_per_second"] < math.inf
+
+
+def test_peak_bytes_sees_what_lives_at_once():
+    """Ten tensors of 4,000 bytes one after the other, then ten that are kept; a view weighs nothing."""
+    given = torch.zeros(1000)
+    with PeakBytes(given) as memory:
+        for _ in range(10):
+            torch.ones(1000)
+    assert memory.peak == 8000
+    with PeakBytes(given) as memory:
+        kept = [torch.ones(1000) for _ in range(10)]
+        views = [t[:10] for t in kept]
+    assert memory.peak == 44_000
+    assert len(views) == 10
+    x = torch.ones(1000, requires_grad=True)
+    with PeakBytes(x) as memory:
+        torch.autograd.grad(x.exp().exp().sum(), x)
+    assert 16_000 <= memory.peak < 16_100, "x, both results, and the first gradient"
+
+
+def test_every_route_is_measured_on_the_same_inputs():
+    found = scale_attention("cpu", 1, sides=(4, 8), batch=2, channels=3, knots=8)
+    assert found["routes"].keys() == {*EXACT, found["table"]}
+    for rows in found["routes"].values():
+        assert [row["side"] for row in rows] == [4, 8]
+        assert all(0 < row[key] < math.inf for row in rows for key in ("milliseconds", "mib"))
+    for row in found["errors"]:
+        assert 0 < row["error"] <= row["bound"]
+        assert 0 < row["bfloat16"] < 0.05
+
+
+def test_only_the_plain_route_and_the_fused_one_may_grow_with_the_square():
+    """Twice the side, four times the places: the memory of the table grows by four, that of the matrix by more."""
+    found = scale_attention("cpu", 1, sides=(16, 32), batch=1, channels=4, knots=4)
+    growth = {name: rows[1]["mib"] / rows[0]["mib"] for name, rows in found["routes"].items()}
+    assert growth[found["table"]] == pytest.approx(4, rel=0.1)
+    assert growth["plain formula, HW x HW matrix"] > 12
+
+
+def test_a_matrix_of_a_gigabyte_is_left_out(monkeypatch):
+    monkeypatch.setattr("mifad_lite.bench.attention_inputs", lambda batch, *a: attention_inputs(1, *a))
+    found = scale_attention("cpu", 1, sides=(5,), batch=10**7, channels=2, knots=4)
+    assert found["routes"]["plain formula, HW x HW matrix"] == []
+    assert len(found["routes"]["row blocks"]) == 1
+
+
+def test_exact_routes_are_the_formula():
+    v, values = (x.detach().float() for x in attention_inputs(2, 60, 4, "cpu"))
+    for way in EXACT.values():
+        torch.testing.assert_close(way(v, values), plain_attention(v, values), rtol=1e-4, atol=1e-5)

@@ -248,6 +248,16 @@ def test_a_run_that_blows_up_says_so(capsys, few_faces, tmp_path):
     assert "lower lr or the margin" in text
 
 
+@pytest.mark.parametrize(("flags", "expected"), [([], ("bench", 32, 4, 2)), (["--scaling"], ("scaling", 2))])
+def test_bench_measures_one_thing_or_the_other(capsys, tmp_path, monkeypatch, flags, expected):
+    monkeypatch.setattr(cli, "bench", lambda *args: {"called": ["bench", *args]})
+    monkeypatch.setattr(cli, "bench_scaling", lambda *args: {"called": ["scaling", *args]})
+    out = tmp_path / "record.json"
+    code, _, err = run(capsys, "bench", *flags, "--batch", 32, "--steps", 4, "--repeats", 2, "--out", out)
+    assert (code, err) == (0, [])
+    assert read_record(out) == {"called": list(expected)}
+
+
 def test_control_c(capsys, few_faces, tmp_path, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt

@@ -41,30 +41,34 @@ def softmax_gradient(v, values, pull):
     return a, d, a * d - a * (a * d).sum(1, keepdim=True)
 
 
-def hermite(v, values, points, slopes=1.0):
-    """The cubic through heights and slopes, by its coefficients in the power basis."""
-    grid = v.min() + (v.max() - v.min()) * torch.linspace(0, 1, points, dtype=v.dtype)
-    h = grid[1] - grid[0]
-    w = (grid[:, None] * v).softmax(1)
-    y, m = w @ values, (w * v) @ values - (w @ v)[:, None] * (w @ values)
-    m = slopes * h * m
-    i = torch.searchsorted(grid, v, right=True).sub(1).clamp(0, points - 2)
-    s = ((v - grid[i]) / h)[:, None]
-    y0, y1, m0, m1 = y[i], y[i + 1], m[i], m[i + 1]
-    return y0 + s * (m0 + s * (3 * (y1 - y0) - 2 * m0 - m1 + s * (2 * (y0 - y1) + m0 + m1)))
+def knots_by_search(reach, error):
+    knots = 2
+    while (reach / (knots - 1)) ** 4 / 384 * reach**4 / 4 > error:
+        knots += 1
+    return knots
 
 
-def unscaled(v, values, points):
-    h = (v.max() - v.min()) / (points - 1)
-    return hermite(v, values, points, slopes=1 / h)
+def steps(reach, error):
+    return (reach**8 / 1536 / error) ** 0.25
 
 
-def straight(v, values, points):
-    grid = torch.linspace(v.min().item(), v.max().item(), points, dtype=v.dtype)
-    table = phi(grid, v, values)
-    place = (v - grid[0]) / (grid[1] - grid[0])
-    i = place.long().clamp(0, points - 2)
-    return torch.lerp(table[i], table[i + 1], (place - i)[:, None])
+def fourth_by_autograd(t, v, values):
+    t = torch.tensor(t, dtype=v.dtype, requires_grad=True)
+    found = []
+    for column in values.T:
+        height = phi(t, v, column)
+        for _ in range(4):
+            (height,) = torch.autograd.grad(height, t, create_graph=True)
+        found.append(height.detach())
+    return torch.stack(found)
+
+
+def moments(t, v, values, second=6.0, third=4.0, even=False, mean=None):
+    """Cov(q, F) by expectations: E[q F] - E[q] E[F]."""
+    w = torch.full_like(v, 1 / len(v)) if even else (t * v).softmax(0)
+    x = v - ((w * v).sum() if mean is None else mean)
+    q = x**4 - second * (w * x**2).sum() * x**2 - third * (w * x**3).sum() * x
+    return (w * q) @ values - (w * q).sum() * (w @ values)
 
 
 def places(v, width, reach):
@@ -147,13 +151,30 @@ CASES = {
             ),
         },
     },
-    "ex-hermite": {
-        "right": [hermite],
+    "ex-knots": {
+        "right": [knots_by_search, lambda r, e: 1.0 + max(1, math.ceil(steps(r, e)))],
         "stub": stub,
         "wrong": {
-            "are the slopes multiplied by the step": unscaled,
-            "better than straight lines": straight,
-            "matrix of all pairs was built": lambda v, f, points: hermite(v, f, points) + 0 * torch.outer(v, v).sum(),
+            "one too few": lambda r, e: max(1, math.ceil(steps(r, e))),
+            "one too many": lambda r, e: 2 + max(1, math.ceil(steps(r, e))),
+            "not its fourth": lambda r, e: 1 + max(1, math.ceil(steps(math.sqrt(r), e))),
+            "is whole": lambda r, e: 1 + steps(r, e),
+            "two knots at least": lambda r, e: 1 + math.floor(steps(r, e) + 1 - 1e-9) if r > 1 else 1,
+            "knots, not": lambda r, e: 3 + 2 * math.ceil(steps(r, e)),
+        },
+    },
+    "ex-fourth": {
+        "right": [fourth_by_autograd, moments],
+        "stub": stub,
+        "wrong": {
+            "terms with m2 and m3 are missing": lambda t, v, f: moments(t, v, f, 0, 0),
+            "term with m3 is missing": lambda t, v, f: moments(t, v, f, third=0),
+            "term with m2 is missing": lambda t, v, f: moments(t, v, f, second=0),
+            "the factor 6, not 3": lambda t, v, f: moments(t, v, f, second=3),
+            "take the softmax of t v": lambda t, v, f: moments(t, v, f, even=True),
+            "weigh it with the softmax": lambda t, v, f: moments(t, v, f, mean=v.mean()),
+            "v is not centred": lambda t, v, f: moments(t, v, f, mean=0.0),
+            "differs from the fourth derivative": lambda t, v, f: slope_by_autograd(t, v, f),
         },
     },
     "ex-distance": {

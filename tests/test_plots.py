@@ -72,3 +72,66 @@ def test_training_curve_marks_the_best_public_epoch():
 def test_class_distribution_draws_the_counts():
     bars = plots.class_distribution({"train": [7, 6, 5, 4, 3, 2, 1]}).axes[0].patches
     assert [b.get_width() for b in bars] == [7, 6, 5, 4, 3, 2, 1]
+
+
+SCALING = {
+    "batch": [{"batch": b, "images_per_second": 10 * b, "forward_gflop": 2} for b in (8, 16)],
+    "width": {
+        "batch": 64,
+        "rows": [
+            {"factor": 0.5, "images_per_second": 300, "forward_gflop": 0.5},
+            {"factor": 1, "images_per_second": 100, "forward_gflop": 2},
+        ],
+    },
+    "resolution": {
+        "batch": 64,
+        "rows": [{"side": s, "images_per_second": 200 - s, "forward_gflop": s / 24} for s in (24, 48, 96)],
+    },
+    "attention": {
+        "batch": 8,
+        "routes": {
+            name: [{"side": s, "milliseconds": s * k, "mib": s + k} for s in (6, 12, 24)[: 3 - (k == 1)]]
+            for k, name in enumerate(("plain", "blocks", "fused", "table"), start=1)
+        },
+    },
+}
+
+
+def test_scaling_curves_compare_speed_with_operations():
+    """At half the width a quarter of the operations: four times the speed of the whole, were all alike."""
+    fig = plots.scaling_curves(SCALING)
+    batch, width, side = fig.axes
+    assert [len(ax.lines) for ax in fig.axes] == [1, 2, 2]
+    np.testing.assert_array_equal(batch.lines[0].get_xydata(), [[8, 80], [16, 160]])
+    np.testing.assert_array_equal(width.lines[0].get_xydata(), [[0.5, 300], [1, 100]])
+    np.testing.assert_allclose(width.lines[1].get_ydata(), [400, 100])
+    np.testing.assert_allclose(side.lines[1].get_ydata(), [304, 152, 76])
+    assert "images per second" in batch.get_ylabel()
+    assert "pixels" in side.get_xlabel()
+    assert {t.get_text() for t in fig.legends[0].get_texts()} == {"measured", "as the operations say"}
+
+
+def test_ticks_stay_apart():
+    ax = plt.figure().subplots()
+    ax.set_xscale("log")
+    plots.apart_ticks(ax, [36, 144, 576, 1296, 2304])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["2304", "576", "144", "36"]
+
+
+def test_scaling_curves_of_a_network_without_its_own_size():
+    rows = SCALING["width"]["rows"][:1]
+    fig = plots.scaling_curves(SCALING | {"width": {"batch": 64, "rows": rows}})
+    assert len(fig.axes[1].lines) == 1
+
+
+def test_attention_cost_draws_places_not_sides_and_every_route():
+    fig = plots.attention_cost(SCALING)
+    time, memory = fig.axes
+    routes = SCALING["attention"]["routes"]
+    for ax, key in ((time, "milliseconds"), (memory, "mib")):
+        assert ax.get_xscale() == ax.get_yscale() == "log"
+        for line, rows in zip(ax.lines, routes.values(), strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), [[r["side"] ** 2, r[key]] for r in rows])
+        assert "batch of 8" in ax.get_ylabel()
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == list(routes)
+    assert len({(line.get_color(), line.get_marker()) for line in time.lines}) == 4

@@ -2,11 +2,15 @@
 
 import json
 import re
+import shlex
+import shutil
+from dataclasses import replace
 
 import pytest
 
-from mifad_lite import report
-from mifad_lite.records import RESULTS
+import mifad_lite.__main__ as cli
+from mifad_lite import PRESETS, load_network, profile, records, report
+from mifad_lite.records import RESULTS, read_record
 
 
 @pytest.mark.parametrize("page", report.PAGES)
@@ -48,6 +52,141 @@ def test_evaluations_are_of_the_run_that_ships():
     assert evaluation["network"]["epoch"] == run["best_epoch"]
     # training evaluates in bfloat16, `evaluate` in float32: a few faces out of 3,589 may differ
     assert abs(evaluation["splits"]["public"]["whole"]["accuracy"] - run["best_public_accuracy"]) < 0.005
+
+
+@pytest.fixture
+def reproduce(root):
+    return (root / "book/reproduce.md").read_text("utf8")
+
+
+def commands(text):
+    """The shell commands of a page, one a line."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def parsed(command):
+    """The options of a `python -m mifad_lite` line, by the parser that will read them; it exits where it cannot."""
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "mifad_lite"], command
+    return cli.make_parser().parse_args(words[3:])
+
+
+def test_every_record_stands_on_the_page(reproduce):
+    there = {path.stem for path in RESULTS.glob("*.json")}
+    assert there <= report.RECORDS.keys(), "say in report.RECORDS what it is and which command writes it"
+    for name in there:
+        assert f"{{ref}}`{name} <record-" in reproduce
+        assert f"\n### {name}\n" in reproduce
+        assert f"\n```bash\n{report.command(name)}\n" in reproduce
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/run.md", "book/reproduce.md"])
+def test_every_command_of_a_page_is_one(page, root):
+    found = [line.split("  #")[0] for line in commands((root / page).read_text("utf8"))]
+    assert any("-m mifad_lite" in line for line in found)
+    for line in found:
+        if "mifad_lite" in line and line.startswith("python"):
+            parsed(line)
+        if line.startswith("python book/"):
+            script, chapter = line.split()[1:]
+            assert (root / script).exists()
+            assert (root / "book" / f"{chapter}.md").exists()
+        if line.startswith("cp "):
+            assert re.fullmatch(r"cp runs/\w+/record\.json book/results/\w+\.json", line)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(RESULTS.glob("*.json"))])
+def test_the_command_is_the_one_that_made_the_record(name, reproduce, monkeypatch):
+    """What the command asks for, against what the record says it was made with."""
+    record, args = read_record(name), parsed(report.command(name))
+    source = getattr(args, "data", None)
+    if source:
+        assert record["data"]["name"] == ("drawn faces" if source.startswith("drawn") else "FER2013")
+        assert record.get("drawn", source) == source
+    if args.command != "train":
+        assert args.out.as_posix() == f"book/results/{name}.json"
+
+    if args.command == "train":
+        seen = []
+        monkeypatch.setattr(cli, "get_data", lambda source: None)
+        nothing = {"best_public_accuracy": 0, "best_epoch": 0}
+        monkeypatch.setattr(cli, "fit", lambda data, config, *a, **k: (seen.append(config), nothing))
+        args.run(args)
+        made, wanted = record["config"], seen[0].to_dict()
+        assert within(made, wanted), "another run than the record's"
+        assert len(record["epochs"]) <= made["epochs"]
+        assert f"cp {args.out}/record.json book/results/{name}.json" in reproduce
+    elif args.command == "evaluate":
+        assert args.flip == record["flip"]
+        assert args.int8 == record.get("int8", False)
+        same_network(args.checkpoint, record["network"])
+    elif args.command == "inspect":
+        assert max(record["occlusion"]["faces"]) == args.faces
+        assert args.show == ("shown" in record)
+        same_network(args.checkpoint, record["network"])
+    elif args.command == "ablate":
+        assert (args.profile, args.preset) == (record["profile"], record["preset"])
+        base = profile(args.profile)
+        changes = {k: v for k in ("epochs", "batch", "lr") if (v := getattr(args, k)) is not None}
+        if args.preset:
+            changes["network"] = PRESETS[args.preset].to_dict()
+        assert within(record["base"], replace(base, **changes).to_dict() | {"seed": None})
+        assert record["seeds"] == list(range(args.seeds))
+    elif args.command == "bench" and not args.scaling:
+        assert (args.batch, args.steps, args.repeats) == (record["batch"], record["steps"], record["repeats"])
+
+
+def within(made, wanted):
+    """A record's configuration agrees with today's; it may lack a field that came later."""
+    return all(within(v, wanted[k]) if isinstance(v, dict) else wanted[k] == v for k, v in made.items())
+
+
+def same_network(checkpoint, stored):
+    """The checkpoint is the one that the record is about. A run's own folder is not there to look into."""
+    if checkpoint.as_posix() in ("lite", "drawn", "best"):
+        _, meta = load_network(checkpoint)
+        assert {k: meta[k] for k in stored} == stored
+
+
+def test_what_to_expect_is_in_the_records(reproduce):
+    rows = dict(re.findall(r"^\| \{ref\}`(\w+) <[\w-]+>` \| (.*) \|$", reproduce, re.MULTILINE))
+    assert list(rows) == list(report.recorded())
+    for name, cells in rows.items():
+        record = read_record(name)
+        _, minutes, seed, date = cells.rsplit(" | ", 3)
+        assert record["date"].startswith(date)
+        if "seconds" in record and record["seconds"] >= 60:
+            assert abs(60 * int(minutes.replace(",", "")) - record["seconds"]) <= 30
+        if "seed" in record:
+            assert seed == str(record["seed"])
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^\(record|\Z)", reproduce, re.DOTALL | re.MULTILINE))
+    for name, text in sections.items():
+        record = read_record(name)
+        assert f"`{record['commit']}` on {record['device']}." in text
+        if record["kind"] == "evaluate":
+            counts = record["splits"]["private"]["whole"]["confusion"]
+            hits, n = sum(row[i] for i, row in enumerate(counts)), sum(map(sum, counts))
+            assert f"{hits:,} hits of {n:,}" in text
+
+
+def test_the_page_is_right_about_gpus(reproduce):
+    """A processor's name comes with its number of threads, a GPU's does not."""
+    on_gpu = [path.stem for path in RESULTS.glob("*.json") if "threads" not in read_record(path)["device"]]
+    assert bool(on_gpu) != ("Nothing has been measured on a GPU yet" in reproduce)
+
+
+def test_a_record_appears_as_soon_as_its_file_is_there(tmp_path, monkeypatch):
+    assert "best_run" in report.RECORDS
+    shutil.copytree(RESULTS, tmp_path, dirs_exist_ok=True)
+    for module in (records, report):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    (tmp_path / "best_run.json").unlink(missing_ok=True)
+    assert "best_run" not in report.values()["records.table"]
+    shutil.copy(tmp_path / "cpu_run.json", tmp_path / "best_run.json")
+    numbers = report.values()
+    assert "{ref}`best_run <record-best-run>`" in numbers["records.table"]
+    assert "train --profile best" in numbers["records.commands"]
 
 
 def test_unknown_key_is_named():

@@ -114,26 +114,47 @@ def two_roles(answer):
     require(close(got, (g + g.T) @ u), "the gradient differs from the derivative of sum(pull * out)")
 
 
-@exercise("ex-hermite")
-def hermite(answer):
-    v, values = draw(200), draw(200, 3, seed=1)
+@exercise("ex-knots")
+def knots(answer):
+    def bound(reach: float, knots: int, power: int = 8) -> float:
+        return reach**power / (1536 * (knots - 1) ** 4)
+
+    def smallest(reach: float, error: float, power: int = 8) -> int:
+        return next(k for k in range(2, 10_000) if bound(reach, k, power) <= error)
+
+    for reach, error in ((4, 1 / 512), (7.5, 1e-3), (2.5, 1e-6)):
+        got = call(answer, reach, error)
+        require(isinstance(got, int | float) and got == int(got), f"a number of knots is whole, and {got!r} is not")
+        right = smallest(reach, error)
+        require(got != right - 1, "one too few: K - 1 is the number of steps, and it is rounded up")
+        require(got != right + 1, "one too many: this bound is kept with one knot less")
+        require(got != smallest(reach, error, 4), "the range enters with its eighth power, not its fourth")
+        require(got == right, f"range {reach} and error {error:g} need {right} knots, not {got:g}")
+    require(call(answer, 0.5, 1.0) == 2, "a table needs two knots at least, however small the range")
+
+
+@exercise("ex-fourth")
+def fourth(answer):
+    v, values = draw(9), draw(9, 4, seed=1)
     u, f = v.numpy(), values.numpy()
-    exact = softmax(np.outer(u, u)) @ f
+    for t in (0.7, -1.3):
+        got = numbers(call(answer, t, v, values), (4,), "the derivative")
+        w = softmax(t * u)
 
-    def error(points: int) -> float:
-        return np.abs(numbers(call(answer, v, values, points), exact.shape, "the answer") - exact).max()
+        def expected(second: float, third: float, w: np.ndarray = w, mean: float | None = None) -> np.ndarray:
+            x = u - (w @ u if mean is None else mean)
+            q = x**4 - second * (w @ x**2) * x**2 - third * (w @ x**3) * x
+            return (w * (q - w @ q)) @ f
 
-    grid = np.linspace(u.min(), u.max(), 17)
-    lines = softmax(np.outer(grid, u)) @ f
-    straight = max(np.abs(np.interp(u, grid, lines[:, c]) - exact[:, c]).max() for c in range(3))
-    coarse, fine = error(17), error(33)
-    require(fine < straight, "the error does not fall with the grid: are the slopes multiplied by the step h?")
-    message = "no better than straight lines: the slopes do not enter as they should (times h, and in the right order)"
-    require(coarse < 0.3 * straight, message)
-    require(coarse / fine > 9 or fine < 1e-6, "half the step divides the error by less than 9: it should be near 16")
-    with Largest() as largest:
-        call(answer, draw(3000), draw(3000, 2, seed=1), 20)
-    require(largest.elements < 1_000_000, "the values are right, but the matrix of all pairs was built on the way")
+        require(not close(got, expected(0, 0)), "this is Cov(x^4, F): the terms with m2 and m3 are missing")
+        require(not close(got, expected(6, 0)), "the term with m3 is missing")
+        require(not close(got, expected(0, 4)), "the term with m2 is missing")
+        require(not close(got, expected(3, 4)), "m2 has the factor 6, not 3")
+        even = np.full(9, 1 / 9)
+        require(not close(got, expected(6, 4, even)), "the weights are even: take the softmax of t v")
+        require(not close(got, expected(6, 4, w, u.mean())), "the mean of v is a plain one: weigh it with the softmax")
+        require(not close(got, expected(6, 4, w, 0.0)), "v is not centred: x is v less its mean under the weights")
+        require(close(got, expected(6, 4)), "the value differs from the fourth derivative of phi")
 
 
 @exercise("ex-distance")
