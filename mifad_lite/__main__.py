@@ -200,14 +200,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
     data_option(evaluate)
-    evaluate.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), best, drawn")
+    evaluate.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
     evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
     evaluate.add_argument("--int8", action="store_true", help="on 8-bit integers, see mifad_lite/fast.py")
     out_option(evaluate)
 
     inside = command("inspect", inspect_command, "Calibration, mistakes, maps and lost parts of a network.")
     data_option(inside)
-    inside.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), best, drawn")
+    inside.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
     inside.add_argument("--faces", default=100, type=int, help="faces of each class that get maps and a point")
     inside.add_argument("--show", action="store_true", help="keep pixels of seven faces, for drawn faces alone")
     inside.add_argument("--out", type=Path, required=True, help="write the record here")
@@ -248,7 +248,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     guess = command("predict", predict_command, "Seven probabilities for the face in a picture.")
     guess.add_argument("image", type=Path, metavar="IMAGE", help="whatever Pillow reads; its central square is used")
-    guess.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), best, drawn")
+    guess.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
     guess.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -13,8 +13,7 @@ from .records import write_atomically
 
 SHIPPED = Path(__file__).parent / "pretrained" / "mifad_lite.safetensors"  # "lite", trained on FER2013
 DRAWN = SHIPPED.with_name("mifad_tiny_drawn.safetensors")  # "tiny", trained on drawn faces: what the chapters look into
-BEST = SHIPPED.with_name("mifad_wide.safetensors")  # "wide", trained on FER2013: the best result
-NAMES = {"lite": SHIPPED, "drawn": DRAWN, "best": BEST}
+NAMES = {"lite": SHIPPED, "drawn": DRAWN}
 ARCHITECTURES = {
     "mifad": (MIFADNet, MIFADConfig),
     "resnet18": (ResNet18, ResNetConfig),
@@ -62,7 +61,7 @@ def save_network(path: Path | str, net: nn.Module, **meta) -> None:
 def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
     """The network of a checkpoint in evaluation mode, and its metadata.
 
-    path: a file, or "lite", "best" or "drawn" for one of those that ship. None means "lite".
+    path: a file, or "lite" or "drawn" for one of those that ship. None means "lite".
     Raises CheckpointError for a missing, damaged or foreign file, or weights that are not finite.
     """
     path = SHIPPED if path is None else NAMES.get(str(path), path)

@@ -134,7 +134,7 @@ PRESETS = {
         embedding=64,
         dropout=0.1,
     ),
-    "wide": MIFADConfig(  # pools sooner and spends what that saves on width: the network of the best result
+    "wide": MIFADConfig(  # pools sooner and spends what that saves on width
         widths=((16, 24, 32, 48, 64, 64), (16, 32, 64, 64, 128, 128), (32, 64, 128, 128, 256, 256)),
         channels=64,
         pool_after=(1, 2, 4),

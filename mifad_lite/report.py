@@ -26,16 +26,23 @@ RECORDS = {
     "cpu_run": ("the small network that ships, lite", "train --profile cpu --data fer2013.csv --out runs/cpu"),
     "cpu_evaluation": ("accuracy of lite on both tests", "evaluate --checkpoint lite --data fer2013.csv"),
     "cpu_evaluation_flip": ("that, with the mirror image", "evaluate --checkpoint lite --flip --data fer2013.csv"),
+    "cpu_evaluation_int8": ("that, on 8-bit integers", "evaluate --checkpoint lite --int8 --data fer2013.csv"),
     "inspection": (
         "what lite learned: calibration, mistakes, maps, lost parts",
         "inspect --checkpoint lite --data fer2013.csv",
     ),
-    "best_run": ("the best network, wide", "train --profile best --data fer2013.csv --out runs/best"),
-    "best_evaluation": ("accuracy of wide on both tests", "evaluate --checkpoint best --data fer2013.csv"),
-    "best_evaluation_flip": ("that, with the mirror image", "evaluate --checkpoint best --flip --data fer2013.csv"),
+    "long_run": ("a wider network, trained for longer", "train --profile long --data fer2013.csv --out runs/long"),
+    "long_evaluation": (
+        "accuracy of that network on both tests",
+        "evaluate --checkpoint runs/long/best.safetensors --data fer2013.csv",
+    ),
+    "long_evaluation_flip": (
+        "that, with the mirror image",
+        "evaluate --checkpoint runs/long/best.safetensors --flip --data fer2013.csv",
+    ),
     "resnet_run": (
         "a ResNet-18 in the same loop",
-        "train --profile best --arch resnet18 --width 32 --data fer2013.csv --out runs/resnet",
+        "train --profile long --arch resnet18 --width 32 --data fer2013.csv --out runs/resnet",
     ),
     "resnet_evaluation": (
         "accuracy of the ResNet-18 on both tests",
@@ -122,7 +129,10 @@ def values() -> dict[str, str]:
         "records.table": records_table(),
         "records.commands": records_commands(),
     }
-    for suffix, record in (("plain", read_record("cpu_evaluation")), ("flip", read_record("cpu_evaluation_flip"))):
+    longer = read_record("long_run")
+    out["long.epochs"], out["long.minutes"] = str(longer["config"]["epochs"]), f"{longer['seconds'] / 60:.0f}"
+    for suffix, name in EVALUATIONS.items():
+        record = read_record(name)
         for split, parts in record["splits"].items():
             for part, s in parts.items():
                 key = f"{suffix}.{split}.{part}"
@@ -134,6 +144,15 @@ def values() -> dict[str, str]:
             out["rounding.faces"] = str(abs(public["hits"] - round(run["best_public_accuracy"] * public["n"])))
             out["plain.per_class"] = class_table(record["splits"]["private"])
     return out
+
+
+EVALUATIONS = {
+    "plain": "cpu_evaluation",
+    "flip": "cpu_evaluation_flip",
+    "int8": "cpu_evaluation_int8",
+    "long.plain": "long_evaluation",
+    "long.flip": "long_evaluation_flip",
+}
 
 
 def recorded() -> dict[str, dict]:
@@ -210,6 +229,10 @@ def recipe(config: dict) -> str:
     if config["loss"] == "angular":
         ramp = f"ramped over {100 * config['ramp']:.0f} % of the run"
         loss += f" (s = {config['network']['scale']:g}, m = {config['margin']:g} {ramp})"
+    extras = [f"{name} {config[name]:g}" for name in ("smoothing", "mixup") if config.get(name)]
+    if side := config["augmentation"].get("crop"):
+        extras.append(f"windows of {side} pixels")
+    loss = ", ".join([loss, *extras])
     return f"{config['epochs']} epochs at batch {config['batch']}, {kind}, {loss}, seed {config['seed']}"
 
 
