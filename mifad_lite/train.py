@@ -358,6 +358,10 @@ def load_state(path, config, data, net, average, objective, optimizer) -> tuple[
         index, key = name.split(".")
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for p, own in optimizer.state.items():  # the file is contiguous; a fused update pairs numbers in memory order
+        for key, value in own.items():
+            if isinstance(value, Tensor) and value.shape == p.shape:
+                own[key] = torch.empty_like(p).copy_(value)
     return meta["history"], meta["best"]
 
 
