@@ -65,6 +65,18 @@ def data_command(args: argparse.Namespace) -> None:
         write_record(args.out, record | {"flaws": flaws(*splits)})
 
 
+def computed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    parser.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, help="bfloat16; slower than float32 on a CPU that lacks it"
+    )
+
+
+def computed(args: argparse.Namespace) -> dict:
+    """What the options say about how steps are computed, in place of the profile's."""
+    return {k: v for k in ("compile", "bf16") if (v := getattr(args, k)) is not None}
+
+
 def train_command(args: argparse.Namespace) -> None:
     config = profile(args.profile)
     network = PRESETS[args.preset].to_dict() if args.preset else dict(config.network)
@@ -74,8 +86,7 @@ def train_command(args: argparse.Namespace) -> None:
     if args.arch == "resnet18":
         network = ResNetConfig(args.width).to_dict()
         changes |= {"loss": args.loss or "softmax"}
-    if args.compile is not None:
-        changes["compile"] = args.compile
+    changes |= computed(args)
     config = replace(config, arch=args.arch, network=network, **changes)
     _, record = fit(get_data(args.data), config, args.out, resume=args.resume, log=lambda line: print(line, flush=True))
     print(f"best on the public test: {100 * record['best_public_accuracy']:.2f} % after epoch {record['best_epoch']}")
@@ -107,11 +118,11 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 
 def ablate_command(args: argparse.Namespace) -> None:
-    changes = {k: v for k in ("epochs", "batch", "lr", "compile") if (v := getattr(args, k)) is not None}
-    base = replace(profile(args.profile), **changes)
+    changes = {k: v for k in ("epochs", "batch", "lr") if (v := getattr(args, k)) is not None}
+    base = replace(profile(args.profile), **changes, **computed(args))
     if args.preset:
         base = replace(base, network=PRESETS[args.preset].to_dict())
-    tables = list(TABLES) if args.table == "all" else [args.table]
+    tables = list(TABLES) if "all" in args.table else list(dict.fromkeys(args.table))
     data = get_data(args.data)
     record = ablate(data, base, tables, args.seeds, args.runs, lambda line: print(line, flush=True), args.workers)
     drawn = {"drawn": args.data} if args.data and args.data.startswith("drawn") else {}
@@ -194,7 +205,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--preset", choices=PRESETS, help="size of MIFAD-Net, in place of the profile's")
     train.add_argument("--width", default=64, type=int, help="first stage of the ResNet")
     train.add_argument("--loss", choices=LOSSES)
-    train.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    computed_options(train)
     for name, kind in (("epochs", int), ("batch", int), ("lr", float), ("margin", float), ("seed", int)):
         train.add_argument(f"--{name}", type=kind)
 
@@ -214,13 +225,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     apart = command("ablate", ablate_command, "Train every arm of the paper's Tables 3 to 6 and of ours, and compare.")
     data_option(apart)
-    apart.add_argument("--table", default="all", choices=("all", *TABLES))
+    apart.add_argument("--table", default=["all"], nargs="+", choices=("all", *TABLES))
     apart.add_argument("--profile", default="smoke", choices=PROFILES)
     apart.add_argument("--preset", choices=PRESETS, help="size of MIFAD-Net, in place of the profile's")
     apart.add_argument("--seeds", default=3, type=int, help="how often each arm is trained")
     apart.add_argument("--workers", default=1, type=int, help="runs at a time, each in a process of its own")
     apart.add_argument("--runs", default="runs/ablate", type=Path, help="a file for each run; those there are kept")
-    apart.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    computed_options(apart)
     for name, kind in (("epochs", int), ("batch", int), ("lr", float)):
         apart.add_argument(f"--{name}", type=kind)
     out_option(apart)

@@ -78,18 +78,19 @@ class SpatialAttention(nn.Module):
         return (out, weights) if return_map else out
 
 
+ROWS = 48  # in a block; a class attribute would cut the graph that torch.compile traces
+
+
 class RowBlockAttention(torch.autograd.Function):
     """softmax_rows(v v^T) @ values, a block of rows at a time, forwards and backwards.
 
     Memory holds v, the values and one block of rows. The backward pass computes the rows again.
     """
 
-    ROWS = 48
-
     @staticmethod
     def forward(ctx, v: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(v, values)
-        blocks = v.split(RowBlockAttention.ROWS, dim=1)
+        blocks = v.split(ROWS, dim=1)
         return torch.cat([torch.softmax(r[:, :, None] * v[:, None, :], dim=-1) @ values for r in blocks], dim=1)
 
     @staticmethod
@@ -98,7 +99,7 @@ class RowBlockAttention(torch.autograd.Function):
         grad = grad.to(values.dtype)  # under autocast the forward products are bfloat16, whatever came in
         grad_v, grad_values = torch.zeros_like(v), torch.zeros_like(values)
         start = 0
-        for g in grad.split(RowBlockAttention.ROWS, dim=1):  # (B, R, C)
+        for g in grad.split(ROWS, dim=1):  # (B, R, C)
             rows = slice(start, start + g.shape[1])
             a = torch.softmax(v[:, rows, None] * v[:, None, :], dim=-1)  # (B, R, N)
             grad_values.baddbmm_(a.transpose(1, 2), g)

@@ -229,7 +229,8 @@ def fit(
         width = net.eval().features(torch.zeros(1, 1, 48, 48, device=device)).shape[1]
     objective = Objective(config, width, config.network["classes"]).to(device)
     optimizer = make_optimizer(config, net, objective)
-    features = torch.compile(net.features) if config.compile else net.features
+    # Shapes never change in training. Taken for symbols they stop inductor, which must order strides.
+    features = torch.compile(net.features, dynamic=False) if config.compile else net.features
 
     batch = min(config.batch, len(images))
     steps = len(images) // batch

@@ -338,6 +338,12 @@ def test_command(capsys, tmp_path):
     assert (record["profile"], record["preset"], record["drawn"]) == ("smoke", None, options[1])
     assert record["sizes"] == {"train": 28, "public": 14, "private": 21}
     assert (record["base"]["epochs"], record["base"]["batch"]) == (1, 14)
+    two = ["--table", "branches", "fusion", "--no-bf16", "--out", str(tmp_path / "b.json")]
+    assert cli.main(["ablate", *options, *two]) == 0
+    both = read_record(tmp_path / "b.json")
+    assert list(both["tables"]) == ["branches", "fusion"]
+    assert both["runs"].items() >= record["runs"].items()  # float32 is what `smoke` has: these were not repeated
+    assert both["base"]["bf16"] is False
     assert cli.main(["ablate", *options, "--seeds", "0"]) == 1
     assert "seeds = 0 must be at least 1" in capsys.readouterr().err
 

@@ -200,7 +200,7 @@ def test_train_then_use_it(capsys, few_faces, picture, tmp_path):
     [
         (["--loss", "softmax"], {"head": "linear", "channels": 16}),
         (["--arch", "resnet18", "--width", "16"], {"width": 16}),
-        (["--preset", "lite", "--no-compile"], {"head": "cosine", "channels": 48}),
+        (["--preset", "lite", "--no-compile", "--bf16"], {"head": "cosine", "channels": 48}),
     ],
 )
 def test_what_train_builds(options, network, capsys, few_faces, tmp_path, monkeypatch):
@@ -215,6 +215,7 @@ def test_what_train_builds(options, network, capsys, few_faces, tmp_path, monkey
     assert network.items() <= seen[0].network.items()
     assert seen[0].loss == ("angular" if "--preset" in options else "softmax")
     assert seen[0].compile is False
+    assert seen[0].bf16 == ("--bf16" in options)  # the profile `smoke` computes in float32
 
 
 def test_errors_are_one_line(capsys, drawn, always_happy, picture, tmp_path, monkeypatch):

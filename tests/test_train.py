@@ -408,7 +408,7 @@ def test_bf16_runs_on_the_cpu(data, tmp_path, monkeypatch):
 def test_compile_is_passed_on(data, monkeypatch):
     """With a compiler that changes nothing: what inductor makes of it needs a C++ compiler and half a minute."""
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiled.append(function) or function)
     _, plain = fit(data, quick(epochs=1))
     assert not compiled
     _, record = fit(data, quick(epochs=1, compile=True))
