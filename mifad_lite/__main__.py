@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from .model import PRESETS
 from .predict import format_prediction, predict
 from .promise import promise
 from .records import provenance, write_record
-from .report import report
+from .report import ROOT, report
 from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
@@ -167,7 +168,9 @@ def promise_command(args: argparse.Namespace) -> None:
 
 def report_command(args: argparse.Namespace) -> None:
     for path in report():
-        print(path)
+        print(path, flush=True)
+    if args.chapters and subprocess.run([sys.executable, ROOT / "book" / "build_notebooks.py"]).returncode:
+        raise ValueError("the pages are written, but a chapter stopped, see above: mend it, then run this again")
 
 
 def predict_command(args: argparse.Namespace) -> None:
@@ -255,7 +258,10 @@ def make_parser() -> argparse.ArgumentParser:
     short = command("promise", promise_command, "Train two short runs with several seeds: where should yours land?")
     out_option(short)
 
-    command("report", report_command, "Fill in the pages' numbers and draw their figures from the committed records.")
+    write = command("report", report_command, "Write every number, table and figure of the book from the records.")
+    write.add_argument(
+        "--chapters", action=argparse.BooleanOptionalAction, default=True, help="run the chapters too: minutes"
+    )
 
     guess = command("predict", predict_command, "Seven probabilities for the face in a picture.")
     guess.add_argument("image", type=Path, metavar="IMAGE", help="whatever Pillow reads; its central square is used")

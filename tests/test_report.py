@@ -37,6 +37,22 @@ def test_accuracies_come_from_the_confusion_matrix():
             assert numbers[f"{key}.private.{part}"] == f"{100 * hits / n:.2f} %"
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_command_runs_the_chapters_too(status, root, tmp_path, monkeypatch, capsys):
+    asked = []
+    script = tmp_path / "book" / "build_notebooks.py"
+    script.parent.mkdir()
+    script.write_text(f"import pathlib, sys\npathlib.Path(__file__).with_name('asked').touch()\nsys.exit({status})\n")
+    monkeypatch.setattr(cli, "report", lambda: asked.append(1) or [root / "README.md"])
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    assert cli.main(["report", "--no-chapters"]) == 0
+    assert not script.with_name("asked").exists()
+    assert cli.main(["report"]) == status
+    assert script.with_name("asked").exists()
+    assert ("a chapter stopped" in capsys.readouterr().err) == bool(status)
+    assert asked == [1, 1]
+
+
 def test_records_name_their_origin():
     for path in RESULTS.glob("*.json"):
         record = json.loads(path.read_text())
