@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from .model import PRESETS
 from .predict import format_prediction, predict
 from .promise import promise
 from .records import provenance, write_record
-from .report import ROOT, report
+from .report import report, run_chapters
 from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
@@ -167,10 +166,14 @@ def promise_command(args: argparse.Namespace) -> None:
 
 
 def report_command(args: argparse.Namespace) -> None:
+    if args.out and not args.chapters:
+        raise ValueError("--out records how long the chapters take, so they must run: leave --no-chapters out")
+    if args.chapters:
+        record = run_chapters()
+        if args.out:
+            write_record(args.out, record)
     for path in report():
-        print(path, flush=True)
-    if args.chapters and subprocess.run([sys.executable, ROOT / "book" / "build_notebooks.py"]).returncode:
-        raise ValueError("the pages are written, but a chapter stopped, see above: mend it, then run this again")
+        print(path)
 
 
 def predict_command(args: argparse.Namespace) -> None:
@@ -262,6 +265,7 @@ def make_parser() -> argparse.ArgumentParser:
     write.add_argument(
         "--chapters", action=argparse.BooleanOptionalAction, default=True, help="run the chapters too: minutes"
     )
+    write.add_argument("--out", type=Path, help="write a record of how long each chapter took")
 
     guess = command("predict", predict_command, "Seven probabilities for the face in a picture.")
     guess.add_argument("image", type=Path, metavar="IMAGE", help="whatever Pillow reads; its central square is used")

@@ -4,18 +4,30 @@ In README.md, in the model card and in Markdown pages a number stands between ma
 `<!--r:KEY-->67.10 %<!--/r-->`. This module fills them in. A test fails where a page and the records disagree.
 """
 
+import csv
+import hashlib
 import re
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from .checkpoint import DRAWN, SHIPPED
 from .data import CLASSES
 from .evaluate import Z95
-from .records import RESULTS, read_record, write_atomically
+from .records import RESULTS, provenance, read_record, write_atomically
 from .train import PROFILES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "book/index.md", "book/reproduce.md", "mifad_lite/pretrained/README.md")
+PAGES = (
+    "README.md",
+    "book/index.md",
+    "book/reproduce.md",
+    "book/run.md",
+    "book/teach.md",
+    "mifad_lite/pretrained/README.md",
+)
 FIGURES = "book/_static/figures"
 MARKER = re.compile(r"<!--r:([\w.]+)-->(.*?)<!--/r-->", re.DOTALL)
 
@@ -70,6 +82,7 @@ RECORDS = {
     "bench": ("images per second", "bench --repeats 1"),
     "scaling": ("cost against batch, width and size", "bench --scaling"),
     "promise": ("the band of two short runs", "promise"),
+    "chapters": ("how long each chapter takes to run", "report"),
 }
 
 
@@ -126,6 +139,10 @@ def values() -> dict[str, str]:
         "promise.n": f"{promised['private']:,}",
         "promise.chance": f"{100 * promised['chance']:.1f} %",
         "promise.device": promised["device"],
+        "chapters.table": chapters_table(),
+        "chapters.device": read_record("chapters")["device"],
+        "classroom.sets": sets_table(),
+        "classroom.misconceptions": misconceptions_table(),
         "records.table": records_table(),
         "records.commands": records_commands(),
     }
@@ -179,6 +196,8 @@ def expected(record: dict) -> str:
         return "The same counts on every machine."
     if kind in ("bench", "scaling"):
         return "Another machine has other times, and so has a busy one. Ratios within one record travel better."
+    if kind == "chapters":
+        return "Another machine has other times. The notebooks come out the same, pictures aside."
     if kind == "explorer":
         return "The same to about two digits on every machine: a test computes it again."
     if kind == "promise":
@@ -220,6 +239,38 @@ def records_commands() -> str:
             lines += [f"cp {options.split('--out ')[1]}/record.json book/results/{name}.json"]
         lines += ["```", "", expected(r), f"Made at commit `{r['commit']}` on {r['device']}."]
     return "\n".join([*lines, ""])
+
+
+def chapters_table() -> str:
+    """Chapter, and its seconds on a processor."""
+    rows = ["", "", "| chapter | seconds |", "|---|---:|"]
+    for name, seconds in read_record("chapters")["chapters"].items():
+        word = re.search(r"^\((ch:\w+)\)=", (ROOT / f"book/{name}.md").read_text("utf8"), re.MULTILINE)[1]
+        rows.append(f"| {{ref}}`{word}` | {seconds:.0f} |")
+    return "\n".join([*rows, ""])
+
+
+def sets_table() -> str:
+    """The problem sets, from their own pages."""
+    rows = ["", "", "| set | topic | after chapters | points by tests | by you | minutes |"]
+    rows.append("|---|---|---|---:|---:|---:|")
+    for path in sorted((ROOT / "book/classroom").glob("ps*_*.md")):
+        text = path.read_text("utf8")
+        number, topic = re.search(r"^# Problem set (\d): (.+)$", text, re.MULTILINE).groups()
+        minutes, chapters = re.search(r"about (\d+) minutes\.\*\* You need chapters? ([^.]+)\.", text).groups()
+        points = {k: sum(map(int, re.findall(rf"{k}=[\w.]+/(\d+)", text))) for k in ("test", "written")}
+        rows.append(f"| {number} | {topic} | {chapters} | {points['test']} | {points['written']} | {minutes} |")
+    return "\n".join([*rows, ""])
+
+
+def misconceptions_table() -> str:
+    """What the chapters' quizzes catch; a quiz is called quiz-WORD-N, and its chapter ch:WORD."""
+    rows = ["", "", "| chapter | belief | the question |", "|---|---|---|"]
+    with open(ROOT / "book/classroom/misconceptions.csv", encoding="utf8", newline="") as file:
+        for row in csv.DictReader(file):
+            word, number = row["quiz"].split("-")[1:]
+            rows.append(f"| {{ref}}`ch:{word}` | {row['misconception']} | {{ref}}`vote {number} <{row['quiz']}>` |")
+    return "\n".join([*rows, ""])
 
 
 def recipe(config: dict) -> str:
@@ -266,6 +317,22 @@ def fill(text: str, numbers: dict[str, str]) -> str:
         return f"<!--r:{key}-->{numbers[key]}<!--/r-->"
 
     return MARKER.sub(one, text)
+
+
+def run_chapters(root: Path = ROOT) -> dict:
+    """Run every chapter and write its notebook; returns a record with the seconds of each, Python's start included.
+
+    Raises ValueError where a chapter stops; its notebook is left as it was.
+    """
+    seconds, sources = {}, sorted((root / "book").glob("[0-9][0-9]_*.md"))
+    for path in sources:
+        began = time.perf_counter()
+        if subprocess.run([sys.executable, root / "book/build_notebooks.py", path.stem]).returncode:
+            raise ValueError(f"{path.name} stopped, see above: mend it, then run this again")
+        seconds[path.stem] = round(time.perf_counter() - began, 1)
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    total = round(sum(seconds.values()), 1)
+    return {"kind": "chapters", **provenance("the chapters", digest), "seconds": total, "chapters": seconds}
 
 
 def report(root: Path = ROOT) -> list[Path]:

@@ -53,6 +53,7 @@ LEVEL = "a level of confidence or significance"
 GUESS = "a question, or a choice between answers"
 ASSUMED = "an example that the text makes up, and says so"
 GOAL = "a dial or limit that we set"
+PLAN = "a plan for a lesson"
 COUNT = "a number of points in a drawing, not of accuracy"
 
 EVERYWHERE = {
@@ -157,6 +158,17 @@ ALLOWED = {
         "never less than two points from the middle": GOAL,
     },
     "book/run.md": {"may take more than two minutes: the tests stop it": GOAL},
+    "book/teach.md": {
+        "Ask for five minutes at the board": PLAN,
+        "the cell fails at 4 GB": GOAL,
+        "no notebook, or 20 MB of one": GOAL,
+        "One lecture (90 minutes)": PLAN,
+        "Ten minutes for the opening question": PLAN,
+        "what is a lead of one point worth?": GUESS,
+        "five meetings of two hours": PLAN,
+        "twenty minutes to an hour of reading": PLAN,
+        "Its leads are about one point": PAPER,
+    },
 }
 
 

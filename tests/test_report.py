@@ -38,19 +38,30 @@ def test_accuracies_come_from_the_confusion_matrix():
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_the_command_runs_the_chapters_too(status, root, tmp_path, monkeypatch, capsys):
-    asked = []
-    script = tmp_path / "book" / "build_notebooks.py"
-    script.parent.mkdir()
-    script.write_text(f"import pathlib, sys\npathlib.Path(__file__).with_name('asked').touch()\nsys.exit({status})\n")
-    monkeypatch.setattr(cli, "report", lambda: asked.append(1) or [root / "README.md"])
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
+def test_the_command_runs_the_chapters_too(status, tmp_path, monkeypatch, capsys):
+    (tmp_path / "book").mkdir()
+    for name in ("01_one", "02_two"):
+        (tmp_path / f"book/{name}.md").write_text(name)
+    script = "import pathlib, sys\npathlib.Path(__file__).with_name(sys.argv[1] + '.ipynb').touch()\n"
+    (tmp_path / "book/build_notebooks.py").write_text(script + f"sys.exit({status})\n")
+    filled = []
+    monkeypatch.setattr(cli, "report", lambda: filled.append(1) or [])
+    monkeypatch.setattr(cli, "run_chapters", lambda: report.run_chapters(tmp_path))
+    out = tmp_path / "chapters.json"
     assert cli.main(["report", "--no-chapters"]) == 0
-    assert not script.with_name("asked").exists()
-    assert cli.main(["report"]) == status
-    assert script.with_name("asked").exists()
-    assert ("a chapter stopped" in capsys.readouterr().err) == bool(status)
-    assert asked == [1, 1]
+    assert not list(tmp_path.glob("book/*.ipynb"))
+    assert cli.main(["report", "--out", str(out)]) == status
+    assert len(list(tmp_path.glob("book/*.ipynb"))) == (1 if status else 2)
+    assert len(filled) == (1 if status else 2), "a chapter that stops leaves the pages as they were"
+    assert out.exists() != bool(status)
+    if status:
+        assert "01_one.md stopped" in capsys.readouterr().err
+    else:
+        record = json.loads(out.read_text())
+        assert list(record["chapters"]) == ["01_one", "02_two"]
+        assert record["seconds"] == pytest.approx(sum(record["chapters"].values()))
+    assert cli.main(["report", "--no-chapters", "--out", str(out)]) == 1
+    assert "leave --no-chapters out" in capsys.readouterr().err
 
 
 def test_records_name_their_origin():
@@ -113,7 +124,7 @@ def test_every_command_of_a_page_is_one(page, root):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RESULTS.glob("*.json"))])
-def test_the_command_is_the_one_that_made_the_record(name, reproduce, monkeypatch):
+def test_the_command_is_the_one_that_made_the_record(name, reproduce, root, monkeypatch):
     """What the command asks for, against what the record says it was made with."""
     record, args = read_record(name), parsed(report.command(name))
     source = getattr(args, "data", None)
@@ -149,6 +160,9 @@ def test_the_command_is_the_one_that_made_the_record(name, reproduce, monkeypatc
             changes["network"] = PRESETS[args.preset].to_dict()
         assert within(record["base"], replace(base, **changes).to_dict() | {"seed": None})
         assert record["seeds"] == list(range(args.seeds))
+    elif args.command == "report":
+        assert args.chapters
+        assert list(record["chapters"]) == [path.stem for path in sorted((root / "book").glob("[0-9][0-9]_*.md"))]
     elif args.command == "bench" and not args.scaling:
         assert (args.batch, args.steps, args.repeats) == (record["batch"], record["steps"], record["repeats"])
 
