@@ -1,0 +1,441 @@
+"""The classroom: from a problem set's source to marks, through nbgrader as a teacher would run it.
+
+These tests need book/classroom/requirements.txt. Without it they are skipped, unless MIFAD_REQUIRE_CLASSROOM is set, as
+.ci/run does.
+"""
+
+import importlib
+import os
+import re
+import time
+from argparse import Namespace
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+if not os.environ.get("MIFAD_REQUIRE_CLASSROOM"):
+    pytest.importorskip("nbgrader")
+
+from classroom import course
+
+OPTIONS = Namespace(seconds=240, cell_seconds=60, gigabytes=4)
+SETS = sorted(course.SETS)
+
+MINI = '''---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+---
+
+# Mini
+
+```{code-cell} ipython3
+import math
+```
+
+```{code-cell} ipython3
+:tags: [answer=student]
+
+STUDENT = ""  # your id
+### BEGIN SOLUTION
+STUDENT = "solution"
+### END SOLUTION
+```
+
+```{code-cell} ipython3
+import hashlib
+
+SEED = int(hashlib.sha256(f"ps9_mini/{STUDENT}".encode()).hexdigest()[:8], 16)
+```
+
+```{code-cell} ipython3
+:tags: [answer=square]
+
+def square(x):
+    """The square of a number."""
+    ### BEGIN SOLUTION
+    return x * x
+    ### END SOLUTION
+```
+
+```{code-cell} ipython3
+:tags: [test=square.a/2]
+
+assert square(2) == 4, "two squared is four"
+```
+
+```{code-cell} ipython3
+:tags: [test=square.b/1]
+
+assert square(-1) == 1, "a square is positive"
+### BEGIN HIDDEN TESTS
+import grading
+
+x = grading.rng("square").normal()
+assert abs(square(x) - x**2) < 1e-9
+### END HIDDEN TESTS
+```
+
+```{code-cell} ipython3
+:tags: [answer=number]
+
+number = ...
+### BEGIN SOLUTION
+number = math.sqrt(SEED)
+### END SOLUTION
+```
+
+```{code-cell} ipython3
+:tags: [test=number/2]
+
+assert math.isfinite(number), "a number is asked for"
+### BEGIN HIDDEN TESTS
+import grading
+
+grading.own_number("ps9_mini", number, math.sqrt)
+### END HIDDEN TESTS
+```
+
+Why is a square positive?
+
++++ {"tags": ["written=why/4"]}
+
+### BEGIN SOLUTION
+Both factors have the same sign.
+### END SOLUTION
+'''
+
+
+def id_of(cell):
+    return cell.metadata.get("nbgrader", {}).get("grade_id", "")
+
+
+def hand_in(folder, name, student, start="release", drop=(), sign=True, claim=None, **answers):
+    """Write a notebook to the inbox: the release or the source, with some answers replaced and some cells dropped."""
+    notebook = nbformat.read(folder / start / name / f"{name}.ipynb", as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if id_of(cell) not in drop]
+    if sign:
+        answers["student"] = f'STUDENT = "{claim or student}"'
+    for cell in notebook.cells:
+        if id_of(cell).startswith("answer-") and (key := id_of(cell)[7:]) in answers:
+            cell.source = answers[key]
+    nbformat.write(notebook, folder / "inbox" / f"{name}_{student}.ipynb")
+
+
+def points(folder):
+    """{student: {exercise: points}} of the only set in the folder."""
+    table = course.marks(folder)
+    return {s: dict(zip(part.exercise, part.points, strict=True)) for s, part in table.groupby("student")}
+
+
+# --- sources and releases --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_is_whole(name):
+    notebook = course.source_notebook(course.SETS[name])
+    graded = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")]
+    assert sum(c.metadata.nbgrader.points for c in graded) == 20
+    answers = {id_of(c)[7:] for c in notebook.cells if id_of(c).startswith("answer-")}
+    tested = {course.exercise_of(id_of(c)) for c in graded if c.cell_type == "code"}
+    assert tested == answers - {"student"}, "every answer has a test and every test an answer"
+    assert len(tested) >= 4
+    text = "\n".join(c.source for c in notebook.cells)
+    assert text.count("grading.own_number(") >= 2, "two numbers depend on the student"
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and id_of(cell).startswith("test-"):
+            last = cell.source.strip().splitlines()[-1]
+            assert last.startswith(("assert", " ", "###", "grading.own_number", ")", "for ")), last
+    written = [i for i, c in enumerate(notebook.cells) if id_of(c).startswith("written-")]
+    assert written, "a question for words"
+    for i in written:
+        rubric = notebook.cells[i - 1].source
+        earned = [int(n) for n in re.findall(r"^\|.*\|\s*(\d+)\s*\|$", rubric, re.MULTILINE)]
+        assert sum(earned) == notebook.cells[i].metadata.nbgrader.points, rubric
+
+
+def test_what_a_source_may_not_be(tmp_path):
+    for old, new, reason in (
+        ("[test=number/2]", "[test=number]", "use one of answer=NAME"),
+        ("[answer=number]", "[answer=number, more]", "use one of answer=NAME"),
+        ("[answer=number]", "[answer=square]", "two cells have the same tag"),
+    ):
+        path = tmp_path / "ps9_mini.md"
+        path.write_text(MINI.replace(old, new))
+        with pytest.raises(course.CourseError, match=reason):
+            course.source_notebook(path)
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    """A course of one small set that needs no torch, so that a notebook is graded in seconds."""
+    folder = tmp_path_factory.mktemp("mini")
+    (folder / "ps9_mini.md").write_text(MINI)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(course, "SETS", {"ps9_mini": folder / "ps9_mini.md"})
+    course.new_course(folder / "course", "a secret")
+    yield folder / "course"
+    patch.undo()
+
+
+def test_nothing_is_overwritten(mini, capsys):
+    assert course.main(["new", str(mini)]) == 1
+    assert "already holds a course" in capsys.readouterr().err
+    assert course.main(["new", str(mini / "other"), "--sets", "ps8"]) == 1
+    assert "there is no problem set 'ps8'" in capsys.readouterr().err
+    assert not (mini / "other").exists()
+    assert course.main(["grade", str(mini / "other")]) == 1
+    assert "holds no course" in capsys.readouterr().err
+
+
+def test_the_release_hides_what_it_should(mini):
+    text = (mini / "release/ps9_mini/ps9_mini.ipynb").read_text()
+    for hidden in ("SOLUTION", "HIDDEN", "grading", "x * x", "same sign", "a secret"):
+        assert hidden not in text
+    for shown in ("no answer yet", "two squared is four", "a square is positive", "The square of a number", "hashlib"):
+        assert shown in text
+    assert sorted(p.name for p in (mini / "release").rglob("*.*")) == ["ps9_mini.ipynb"]
+
+
+# --- four hand-ins and worse -----------------------------------------------------------------------------------------
+
+ALL = {"square": 3.0, "number": 2.0, "why": 0.0}  # the words wait for a person
+RIGHT = {"square": "def square(x):\n    return x * x", "number": "number = math.sqrt(SEED)"}
+HOSTILE = {
+    "loops": {"square": "while True:\n    pass"},
+    "cannot.be.stopped": {"square": "while True:\n    try:\n        while True: pass\n    except BaseException: pass"},
+    "eats.memory": {"square": "def eat(x):\n    while True:\n        x.append(bytearray(50_000_000))\neat([])"},
+    "floods": {"square": RIGHT["square"] + '\nprint("x" * 5_000_000)\nfor i in range(20_000):\n    print("line", i)'},
+    "leaves": {"square": "import os\nos._exit(3)"},
+    "cheats": {"square": "import grading, pathlib\npathlib.Path(grading.__file__).write_text('raise SystemExit')"},
+    "copies": {"number": "number = math.sqrt(int(hashlib.sha256(b'ps9_mini/right').hexdigest()[:8], 16))"},
+}
+MARKS = {
+    "right": ALL,
+    "half": ALL | {"number": 0.0},
+    "broken": {"square": 2.0, "number": 0.0, "why": 0.0},
+    "untouched": dict.fromkeys(ALL, 0.0),
+    "deleted": ALL | {"number": 0.0},
+    "letter": dict.fromkeys(ALL, 0.0),
+    "someone": ALL | {"number": 0.0},
+    "loops": ALL | {"square": 0.0},
+    "eats.memory": ALL | {"square": 0.0},
+    "floods": ALL,
+    "copies": ALL | {"number": 0.0},
+    "leaves": dict.fromkeys(ALL, 0.0),
+    "cheats": dict.fromkeys(ALL, 0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def graded(mini):
+    hand_in(mini, "ps9_mini", "right", **RIGHT)
+    hand_in(mini, "ps9_mini", "half", square=RIGHT["square"])
+    hand_in(mini, "ps9_mini", "broken", square="def square(x):\n    return x + x", number="number = ]")
+    hand_in(mini, "ps9_mini", "untouched", sign=False)
+    hand_in(mini, "ps9_mini", "deleted", drop=("given-1", "test-square-b", "answer-number", "test-number"), **RIGHT)
+    hand_in(mini, "ps9_mini", "someone", claim="right", **RIGHT)
+    (mini / "inbox/ps9_mini_letter.ipynb").write_text("Dear teacher, my notebook is broken.")
+    for student, answers in HOSTILE.items():
+        hand_in(mini, "ps9_mini", student, **RIGHT | answers)
+    before = {p: p.read_bytes() for p in mini.rglob("*") if p.is_file() and p.parts[-3] in ("source", "release")}
+    before |= {p: p.read_bytes() for p in (mini / "inbox").iterdir()} | {(p := mini / "grading.py"): p.read_bytes()}
+    began = time.monotonic()
+    options = Namespace(seconds=60, cell_seconds=6, gigabytes=1.5)
+    status = course.grade(mini, options).set_index("student")
+    print(f"{len(status)} notebooks graded in {time.monotonic() - began:.0f} s")
+    assert {p: p.read_bytes() for p in before} == before
+    return status
+
+
+@pytest.mark.parametrize("student", MARKS)
+def test_marks(graded, mini, student):
+    assert points(mini)[student] == MARKS[student]
+
+
+def test_every_hand_in_has_a_status(graded):
+    assert set(graded.index) == set(MARKS) | set(HOSTILE)
+    say = graded.status.to_dict()
+    stopped = {"letter", "leaves", "cheats", "cannot.be.stopped"}
+    assert {student for student in say if student not in stopped and say[student] != "graded"} == set()
+    assert say["letter"] == "not a notebook"
+    assert say["leaves"] == "stopped: its kernel died"
+    assert say["cheats"] == "stopped: it changed the course's files or marks, which were put back"
+    assert graded.note["deleted"] == "put back: given-1, test-square-b, answer-number, test-number"
+    assert graded.note["someone"] == "signed as 'right'"
+    assert graded.note["right"] == ""
+    assert (graded.seconds < 75).all()
+
+
+def test_what_cannot_be_interrupted_still_ends(graded, mini):
+    """The kernel is stopped by nbgrader or by our watch: either way the rest of the batch was graded."""
+    assert graded.seconds["cannot.be.stopped"] < 75
+    assert points(mini)["cannot.be.stopped"]["square"] == 0
+
+
+def test_a_copied_number_names_its_owner(graded, mini):
+    notebook = nbformat.read(mini / "autograded/copies/ps9_mini/ps9_mini.ipynb", as_version=4)
+    (cell,) = [c for c in notebook.cells if id_of(c) == "test-number"]
+    assert "is not yours: it is the number of right" in cell.outputs[0].evalue
+
+
+def test_output_is_cut(graded, mini):
+    assert (mini / "autograded/floods/ps9_mini/ps9_mini.ipynb").stat().st_size < 100_000
+
+
+def test_the_table_and_the_plot(graded, mini):
+    table = pd.read_csv(mini / "marks.csv", index_col="student")
+    assert list(table.columns) == ["ps9_mini/number", "ps9_mini/square", "ps9_mini/why", "total", "to_read"]
+    assert table.total.to_dict() == {s: sum(m.values()) for s, m in MARKS.items()} | {
+        "cannot.be.stopped": table.total["cannot.be.stopped"]
+    }
+    assert table.to_read["right"] == 0  # it left the words as they were, so there is nothing to read
+    assert (mini / "marks.png").read_bytes().startswith(b"\x89PNG")
+    axes = course.plot_marks(course.marks(mini)).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["ps9 square", "ps9 number", "ps9 why"]  # hardest on top
+    assert len(axes.lines[0].get_xdata()) == len(MARKS) + 1
+
+
+def test_a_graded_text_counts(graded, mini):
+    """After a person gave points in nbgrader, `marks` adds them up and `grade` keeps them."""
+    with course.gradebook(mini) as book:
+        grade = book.find_grade("written-why", "ps9_mini", "ps9_mini", "half")
+        grade.manual_score, grade.needs_manual_grade = 3, False
+        book.db.commit()
+    assert course.main(["marks", str(mini)]) == 0
+    assert pd.read_csv(mini / "marks.csv", index_col="student").total["half"] == 6
+
+
+def test_names_of_files(mini, tmp_path, capsys):
+    good, bad = tmp_path / "ps9_mini_ada.ipynb", tmp_path / "homework.ipynb"
+    good.write_text("{}")
+    bad.write_text("{}")
+    assert course.main(["collect", str(mini), str(good), str(bad)]) == 1
+    assert "homework.ipynb: name it SET_STUDENT.ipynb" in capsys.readouterr().err
+    assert not (mini / "inbox" / good.name).exists(), "all or none"
+    for name in ("ps9_mini_../x.ipynb", "ps9_mini_.ipynb", "ps9_mini_a b.ipynb", "ps9_mini_-f.ipynb"):
+        with pytest.raises(course.CourseError, match="name it SET_STUDENT"):
+            course.split_name(Path(name.replace("/", "\\")), ["ps9_mini"])
+    assert course.collect(mini, [good]) == [mini / "inbox" / good.name]
+    (mini / "inbox" / good.name).unlink()
+
+
+def test_the_rehearsal(tmp_path, capfd):
+    """What the teacher's guide asks a new teacher to run first: release, four hand-ins, marks."""
+    limits = ["--cell-seconds", "20", "--gigabytes", "3"]
+    assert course.main(["rehearse", str(tmp_path / "try"), *limits]) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"\d+ s in all", out)
+    with capfd.disabled():
+        print(out.splitlines()[-1], end=" ")
+    table = pd.read_csv(tmp_path / "try/marks.csv", index_col="student").filter(like="/")
+    answered = table.loc["right"] > 0
+    last = "ps1_attention/fits"
+    assert answered.sum() == 6
+    assert (table.loc["broken"] == table.loc["right"].where(table.columns != last, 0)).all()
+    assert (table.loc["hostile"] == table.loc["broken"]).all()
+    assert 0 < table.loc["half"].sum() < table.loc["right"].sum()
+
+
+# --- the six sets ----------------------------------------------------------------------------------------------------
+
+
+def cases(name):
+    """{student: ({answer: source}, {exercise: points lost})}: every mistake once, a round for the n-th of each answer.
+
+    The answers have different numbers of mistakes. So in later rounds some are right, beside others that are wrong.
+    """
+    module = importlib.import_module(f"classroom_{name[:3]}")
+    lost, out = getattr(module, "LOSES", {}), {}
+    for turn in range(max(map(len, module.MISTAKES.values()))):
+        titles = {a: list(m)[turn] for a, m in module.MISTAKES.items() if turn < len(m)}
+        sources = {answer: module.MISTAKES[answer][title] for answer, title in titles.items()}
+        out[f"round{turn}"] = sources, {answer: lost.get(answer, {}).get(t) for answer, t in titles.items()}
+    assert sum(len(sources) for sources, _ in out.values()) == sum(map(len, module.MISTAKES.values()))
+    return out
+
+
+def run_set(name, folder):
+    """Grade the solution, the untouched release and every mistake of a set. Returns what was marked wrong."""
+    course.new_course(folder, "another secret", [name])
+    hand_in(folder, name, "solution", "source", sign=False)
+    hand_in(folder, name, "untouched")
+    expected = cases(name)
+    for student, (sources, _) in expected.items():
+        hand_in(folder, name, student, "source", **sources)
+    status = course.grade(folder, OPTIONS)
+    table = course.marks(folder)
+    full = table[~table.to_read].groupby("exercise").of.first()
+    words = set(table[table.to_read].exercise)
+    got = points(folder)
+    wrong = [] if (status.status == "graded").all() else [status.to_string()]
+    best = {e: (0 if e in words else p) for e, p in table.groupby("exercise").of.first().items()}
+    for student, marks in got.items():
+        right = best
+        if student == "untouched":
+            right = dict.fromkeys(best, 0)
+        elif student in expected:
+            losses = {e: best[e] if loss is None else loss for e, loss in expected[student][1].items()}
+            right = {e: p - losses.get(e, 0) for e, p in best.items()}
+        if marks != right:
+            wrong.append(f"{student}: got {marks}, expected {right}")
+    assert len(full)
+    assert len(got) == len(expected) + 2
+    return wrong, len(got), status.seconds.sum()
+
+
+@pytest.fixture(scope="module")
+def all_sets(tmp_path_factory):
+    """The six sets, two at a time; each in a course of its own."""
+    folders = {name: tmp_path_factory.mktemp(name[:3]) / "course" for name in SETS}
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        return dict(zip(SETS, pool.map(run_set, SETS, folders.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_solution_stub_and_mistakes_earn_what_they_should(all_sets, name):
+    wrong, n, seconds = all_sets[name]
+    print(f"{name}: {n} notebooks in {seconds:.0f} s")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_each_answer_has_two_classic_mistakes(name):
+    module = importlib.import_module(f"classroom_{name[:3]}")
+    answers = {id_of(c)[7:] for c in course.source_notebook(course.SETS[name]).cells if id_of(c).startswith("answer-")}
+    assert set(module.MISTAKES) == answers - {"student"}
+    assert all(len(mistakes) >= 2 for mistakes in module.MISTAKES.values())
+
+
+# --- chapters --------------------------------------------------------------------------------------------------------
+
+
+def test_chapters_for_students_and_teachers(tmp_path):
+    written = course.write_chapters(tmp_path)
+    assert len(written) == 24
+    for student in sorted((tmp_path / "student").iterdir()):
+        text, whole = student.read_text("utf8"), (tmp_path / "teacher" / student.name).read_text("utf8")
+        checks = re.findall(r'exercises\.check\(\\"(ex-[\w-]+)', whole)
+        assert "solution-start" in whole
+        assert "solution-" not in text, student.name
+        assert "assert exercises.check" not in text
+        assert set(re.findall(r'exercises\.check\(\\"(ex-[\w-]+)', text)) == set(checks)
+        notebook = nbformat.read(student, as_version=4)
+        nbformat.validate(notebook)
+        code = [c.source for c in notebook.cells if c.cell_type == "code"]
+        assert sum("_ = exercises.check" in source for source in code) == len(set(checks)) >= 4
+        before = [c.source for c in nbformat.reads(whole, as_version=4).cells if c.cell_type == "code"]
+        assert len(before) - len(code) >= len(set(checks)), "one cell at least of each solution is gone"
+        assert [s for s in before if s in set(code)] == code, "and nothing else"
+
+
+def test_an_open_solution_is_an_error():
+    cell = nbformat.v4.new_markdown_cell("text\n\n````{solution-start} ex-a\n````")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    with pytest.raises(course.CourseError, match="never closed"):
+        course.without_solutions(notebook)
