@@ -7,12 +7,14 @@ These tests need book/classroom/requirements.txt. Without it they are skipped, u
 import importlib
 import os
 import re
+import sys
 import time
 from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pandas as pd
 import pytest
@@ -176,11 +178,10 @@ def mini(tmp_path_factory):
     """A course of one small set that needs no torch, so that a notebook is graded in seconds."""
     folder = tmp_path_factory.mktemp("mini")
     (folder / "ps9_mini.md").write_text(MINI)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(course, "SETS", {"ps9_mini": folder / "ps9_mini.md"})
-    course.new_course(folder / "course", "a secret")
-    yield folder / "course"
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(course, "SETS", {"ps9_mini": folder / "ps9_mini.md"})
+        course.new_course(folder / "course", "a secret")
+    return folder / "course"
 
 
 def test_nothing_is_overwritten(mini, capsys):
@@ -345,36 +346,40 @@ def test_the_rehearsal(tmp_path, capfd):
 # --- the six sets ----------------------------------------------------------------------------------------------------
 
 
-def cases(name):
-    """{student: ({answer: source}, {exercise: points lost})}: every mistake once, a round for the n-th of each answer.
-
-    The answers have different numbers of mistakes. So in later rounds some are right, beside others that are wrong.
-    """
+def mistakes_of(name):
+    """The mistakes of a set, {answer: {title: source}}, and {answer: {title: points lost}} where that is not all."""
     module = importlib.import_module(f"classroom_{name[:3]}")
-    lost, out = getattr(module, "LOSES", {}), {}
-    for turn in range(max(map(len, module.MISTAKES.values()))):
-        titles = {a: list(m)[turn] for a, m in module.MISTAKES.items() if turn < len(m)}
-        sources = {answer: module.MISTAKES[answer][title] for answer, title in titles.items()}
+    return module.MISTAKES, getattr(module, "LOSES", {})
+
+
+def rounds(name):
+    """{student: ({answer: source}, {exercise: points lost})}: the first mistake of each answer, or every mistake.
+
+    A round has the n-th mistake of each answer. Answers have different numbers of them, so in later rounds some are
+    right beside others that are wrong. All rounds take minutes: set MIFAD_ALL_MISTAKES=1 for them.
+    """
+    mistakes, lost = mistakes_of(name)
+    out = {}
+    for turn in range(max(map(len, mistakes.values())) if os.environ.get("MIFAD_ALL_MISTAKES") else 1):
+        titles = {answer: list(m)[turn] for answer, m in mistakes.items() if turn < len(m)}
+        sources = {answer: mistakes[answer][title] for answer, title in titles.items()}
         out[f"round{turn}"] = sources, {answer: lost.get(answer, {}).get(t) for answer, t in titles.items()}
-    assert sum(len(sources) for sources, _ in out.values()) == sum(map(len, module.MISTAKES.values()))
     return out
 
 
 def run_set(name, folder):
-    """Grade the solution, the untouched release and every mistake of a set. Returns what was marked wrong."""
+    """Grade the solution, the untouched release and the rounds of a set. Returns what was marked wrong."""
     course.new_course(folder, "another secret", [name])
     hand_in(folder, name, "solution", "source", sign=False)
     hand_in(folder, name, "untouched")
-    expected = cases(name)
+    expected = rounds(name)
     for student, (sources, _) in expected.items():
         hand_in(folder, name, student, "source", **sources)
     status = course.grade(folder, OPTIONS)
-    table = course.marks(folder)
-    full = table[~table.to_read].groupby("exercise").of.first()
+    table, got = course.marks(folder), points(folder)
     words = set(table[table.to_read].exercise)
-    got = points(folder)
-    wrong = [] if (status.status == "graded").all() else [status.to_string()]
     best = {e: (0 if e in words else p) for e, p in table.groupby("exercise").of.first().items()}
+    wrong = [] if (status.status == "graded").all() else [status.to_string()]
     for student, marks in got.items():
         right = best
         if student == "untouched":
@@ -384,7 +389,7 @@ def run_set(name, folder):
             right = {e: p - losses.get(e, 0) for e, p in best.items()}
         if marks != right:
             wrong.append(f"{student}: got {marks}, expected {right}")
-    assert len(full)
+    assert sum(best.values()) >= 15
     assert len(got) == len(expected) + 2
     return wrong, len(got), status.seconds.sum()
 
@@ -404,12 +409,51 @@ def test_solution_stub_and_mistakes_earn_what_they_should(all_sets, name):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.fixture
+def secret(tmp_path, monkeypatch):
+    """The module that hidden tests import, with a secret to draw from."""
+    from classroom import grading
+
+    (tmp_path / "secret.txt").write_text("another secret")
+    monkeypatch.setattr(grading, "HERE", tmp_path)
+    monkeypatch.setitem(sys.modules, "grading", grading)
+    monkeypatch.delenv("MIFAD_STUDENT", raising=False)
+
+
 @pytest.mark.parametrize("name", SETS)
-def test_each_answer_has_two_classic_mistakes(name):
-    module = importlib.import_module(f"classroom_{name[:3]}")
-    answers = {id_of(c)[7:] for c in course.source_notebook(course.SETS[name]).cells if id_of(c).startswith("answer-")}
-    assert set(module.MISTAKES) == answers - {"student"}
-    assert all(len(mistakes) >= 2 for mistakes in module.MISTAKES.values())
+def test_every_mistake_loses_its_points_and_no_others(name, secret, monkeypatch, capsys):
+    """Without nbgrader, so that all of them can be tried: the cells as they stand, from the answer to its last test."""
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    notebook = jupytext.read(course.SETS[name], fmt="md:myst")
+    cells = [(*course.tag_of(c), c.source) for c in notebook.cells if c.cell_type == "code"]
+    mistakes, lost = mistakes_of(name)
+    answers = {key for kind, key, _, _ in cells if kind == "answer"} - {"student"}
+    assert set(mistakes) == answers
+    assert all(len(m) >= 2 for m in mistakes.values())
+    names = {"__name__": "__main__"}
+    before = {}
+    for kind, key, _, source in cells:  # the solution, and what an answer finds when its turn comes
+        if kind == "answer":
+            before[key] = dict(names)
+        exec(source, names)
+    for answer, titles in mistakes.items():
+        first = next(i for i, (kind, key, *_) in enumerate(cells) if (kind, key) == ("answer", answer))
+        own = [i for i, (kind, key, *_) in enumerate(cells) if kind == "test" and key.split(".")[0] == answer]
+        everything = sum(cells[i][2] for i in own)
+        for title, wrong in titles.items():
+            names, failed, given = dict(before[answer]), {}, []
+            for kind, key, worth, source in [("answer", answer, 0, wrong), *cells[first + 1 : own[-1] + 1]]:
+                try:
+                    exec(source, names)
+                except Exception as error:
+                    if kind == "test":
+                        failed[key] = worth
+                    elif kind is None:
+                        given.append(error)
+            assert not given, f"{answer}, {title}: a given cell stopped"
+            assert {key.split(".")[0] for key in failed} <= {answer}, f"{answer}, {title}: another exercise failed"
+            expected = lost.get(answer, {}).get(title, everything)
+            assert sum(failed.values()) == expected, f"{answer}, {title}: lost {failed}, expected {expected} points"
 
 
 # --- chapters --------------------------------------------------------------------------------------------------------

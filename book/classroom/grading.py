@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def own_number(assignment: str, value: float, formula: Callable[[int], float], t
     owner = next((who for who in others if who != student() and fits(who)), None)
     whose = f"it is the number of {owner}" if owner else "it does not follow from your seed"
     raise AssertionError(f"the number {value:.6g} is not yours: {whose}")
+
+
+def free_after_errors() -> None:
+    """In a kernel: a cell that stops gives its memory back. IPython keeps the traceback, and with it what it held."""
+    from IPython import get_ipython
+
+    def free(result):
+        if result.error_in_exec is not None:
+            traceback.clear_frames(result.error_in_exec.__traceback__)
+
+    get_ipython().events.register("post_run_cell", free)
 
 
 def shorten(notebook):

@@ -34,6 +34,10 @@ c.ClearSolutions.code_stub = {"python": '# your code here\nraise NotImplementedE
 c.ClearSolutions.text_stub = "Your answer here."
 c.Execute.timeout = int(os.environ.get("MIFAD_CELL_SECONDS", "60"))
 c.Execute.interrupt_on_timeout = True
+c.Execute.extra_arguments = [
+    "--HistoryManager.hist_file=:memory:",
+    "--IPKernelApp.exec_lines=import grading; grading.free_after_errors()",
+]
 c.Execute.raise_on_iopub_timeout = False  # a flood of output is cut, and the rest is still graded
 c.Autograde.autograde_preprocessors = [
     Execute,
