@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .columns import Column
-from .model import MIFADConfig
+from .model import MIFADConfig, is_size
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,11 @@ class ResNetConfig:
     width: int = 64
     classes: int = 7
     head: str = "linear"
+
+    def __post_init__(self):
+        for name in ("width", "classes"):
+            if not is_size(value := getattr(self, name)):
+                raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1")
 
     def to_dict(self) -> dict:
         return asdict(self)

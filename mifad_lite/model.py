@@ -11,6 +11,11 @@ from .fusion import InteractiveFusion
 from .losses import CosineClassifier
 
 
+def is_size(value) -> bool:
+    """Whether a layer can have so many channels."""
+    return isinstance(value, int) and value >= 1
+
+
 @dataclass(frozen=True)
 class MIFADConfig:
     """Everything that shapes the network.
@@ -54,6 +59,11 @@ class MIFADConfig:
         per_column = any(isinstance(w, tuple) for w in nested)
         if per_column and len(nested) != len(self.kernel_sizes):
             raise ValueError(f"{len(nested)} tuples of widths were given for {len(self.kernel_sizes)} columns")
+        sizes = [(name, getattr(self, name)) for name in ("channels", "pool_grid", "embedding", "classes")]
+        sizes += [("a column's width", width) for row in self.column_widths() for width in row]
+        for name, value in sizes:
+            if not is_size(value):
+                raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1")
 
     def column_widths(self) -> list[tuple[int, ...]]:
         """The six widths of each column."""

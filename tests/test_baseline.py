@@ -98,3 +98,10 @@ def test_columns_net_is_the_columns_of_the_whole_network():
     with torch.no_grad():
         last = [array(column.eval()((x - 0.5) * 4)[-1]).mean((2, 3)) for column in whole.columns]
         np.testing.assert_allclose(array(net.eval().features(x)), np.concatenate(last, 1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"width": 0}, {"width": 2.5}, {"classes": 0}])
+def test_bad_sizes_are_named(changes):
+    (name, value), *_ = changes.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}, and must be a whole number of at least 1"):
+        ResNetConfig(**changes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -108,6 +108,7 @@ def test_truncated_anywhere(path):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 7)), min_size=1, max_size=3))
+@example(flips=[(144, 2)])  # 4 channels become 0
 def test_flipped_bits_in_the_header(net, tmp_path, flips):
     path = tmp_path / "net.safetensors"
     save_network(path, net)

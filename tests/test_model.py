@@ -263,6 +263,11 @@ def test_configuration_survives_json(config):
         ({"attention": "self"}, "attention 'self' is unknown"),
         ({"fusion": "sum"}, "fusion 'sum' is unknown"),
         ({"head": "arc"}, "head 'arc' is unknown"),
+        ({"channels": 0}, "channels is 0, and must be a whole number of at least 1"),
+        ({"embedding": -8}, "embedding is -8"),
+        ({"pool_grid": 1.5}, "pool_grid is 1.5"),
+        ({"classes": "seven"}, "classes is 'seven'"),
+        ({"widths": (2, 2, 0, 4, 4, 4)}, "a column's width is 0"),
     ],
 )
 def test_bad_configuration_is_named_in_one_sentence(changes, says):
