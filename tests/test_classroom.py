@@ -135,6 +135,11 @@ def points(folder):
     return {s: dict(zip(part.exercise, part.points, strict=True)) for s, part in table.groupby("student")}
 
 
+def points_of(folder, exercise):
+    table = course.marks(folder)
+    return table[table.exercise == exercise].points
+
+
 # --- sources and releases --------------------------------------------------------------------------------------------
 
 
@@ -299,7 +304,12 @@ def test_the_table_and_the_plot(graded, mini):
     assert (mini / "marks.png").read_bytes().startswith(b"\x89PNG")
     axes = course.plot_marks(course.marks(mini)).axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["ps9 square", "ps9 number", "ps9 why"]  # hardest on top
-    assert len(axes.lines[0].get_xdata()) == len(MARKS) + 1
+    none, some, every = ([bar.get_width() for bar in group] for group in axes.containers)
+    for row, exercise in enumerate(("square", "number")):
+        earned = points_of(mini, exercise)
+        assert none[row] == (earned == 0).sum()
+        assert every[row] == (earned == earned.max()).sum()
+        assert none[row] + some[row] + every[row] == len(MARKS) + 1
 
 
 def test_a_graded_text_counts(graded, mini):

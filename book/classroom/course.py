@@ -458,23 +458,28 @@ def write_marks(folder: Path) -> pd.DataFrame:
 
 
 def plot_marks(table: pd.DataFrame):
-    """A row per exercise, the hardest on top: each student a dot at the share of the points, the class's mean a bar."""
+    """A row per exercise, the hardest on top: how many students earned none, some and all of its points."""
     import matplotlib.pyplot as plt
-    import numpy as np
 
     read = table[~table.to_read].assign(
-        share=lambda t: 100 * t.points / t.of, name=lambda t: t["set"].str[:3] + " " + t.exercise
+        share=lambda t: t.points / t.of, name=lambda t: t["set"].str[:3] + " " + t.exercise
     )
-    means = read.groupby("name").share.mean().sort_values(ascending=False, kind="stable")
-    fig, ax = plt.subplots(figsize=(6.4, 1.2 + 0.27 * len(means)), layout="constrained")
-    ax.barh(range(len(means)), means, color="#b3cfe3", height=0.7)
-    jitter = np.random.default_rng(0)
-    for row, name in enumerate(means.index):
-        share = read.share[read.name == name]
-        ax.plot(share, row + jitter.uniform(-0.22, 0.22, len(share)), "o", color="#0173b2", markersize=3.5, alpha=0.7)
-    ax.set(yticks=range(len(means)), yticklabels=means.index, xlim=(-3, 103), xlabel="share of the points (%)")
-    ax.set_title(f"{read.student.nunique()} students: bars are means, dots are students", fontsize=10)
+    order = read.groupby("name").share.mean().sort_values(ascending=False, kind="stable").index
+    fig, ax = plt.subplots(figsize=(6.4, 1.3 + 0.27 * len(order)), layout="constrained")
+    left = pd.Series(0, index=order)
+    for label, color, ink, here in (
+        ("no points", "#b5532a", "white", read.share <= 0),
+        ("some", "#e9c99b", "black", (read.share > 0) & (read.share < 1)),
+        ("all points", "#0173b2", "white", read.share >= 1),
+    ):
+        count = read[here].name.value_counts().reindex(order, fill_value=0)
+        bars = ax.barh(range(len(order)), count, left=left, color=color, height=0.75, label=label)
+        ax.bar_label(bars, [n or "" for n in count], label_type="center", color=ink, fontsize=8)
+        left += count
+    ax.set(yticks=range(len(order)), yticklabels=order, xlabel="students", xlim=(0, max(left)))
+    ax.set_ylim(-0.6, len(order) - 0.4)
     ax.spines[["top", "right"]].set_visible(False)
+    fig.legend(loc="outside upper center", ncols=3, frameon=False)
     plt.close(fig)
     return fig
 
