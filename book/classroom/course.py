@@ -19,7 +19,6 @@ import re
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import warnings
@@ -159,8 +158,39 @@ def gradebook(folder: Path):
     return Gradebook(f"sqlite:///{folder.resolve() / 'gradebook.db'}", "mifad")
 
 
-def nbgrader(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "nbgrader", *arguments], cwd=folder, **options)
+def start_nbgrader(folder: Path, arguments: list[str], log: Path, environment: dict | None = None, gigabytes=0.0):
+    """Start an nbgrader command in a process of its own, with what it says in `log`. Returns the process.
+
+    gigabytes: a limit on the memory of each process that it starts; with it goes one on the size of a file (not on
+        Windows). 0 sets none.
+    """
+    importlib.import_module("nbgrader.apps.nbgraderapp")  # here, for every process that is forked
+    own = (folder.resolve(), arguments, log.resolve(), environment or {}, gigabytes)
+    process = PROCESSES.Process(target=nbgrader, args=own)
+    process.start()
+    return process
+
+
+def nbgrader(folder: Path, arguments: list[str], log: Path, environment: dict, gigabytes: float) -> None:
+    """What that process does."""
+    if os.name != "nt":
+        import resource
+
+        os.setsid()
+        if gigabytes:
+            size = int(gigabytes * 1e9)
+            with suppress(ValueError, OSError):  # macOS does not limit address space
+                resource.setrlimit(resource.RLIMIT_AS, (size, size))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000_000, 100_000_000))
+    os.environ.update(environment)
+    with open(os.devnull) as nothing, open(log, "w") as said:
+        for own, number in ((nothing, 0), (said, 1), (said, 2)):
+            os.dup2(own.fileno(), number)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    os.chdir(folder)
+    from nbgrader.apps.nbgraderapp import NbGraderApp
+
+    NbGraderApp.launch_instance(arguments)
 
 
 def new_course(folder: Path, secret: str | None = None, names: list[str] | None = None) -> None:
@@ -180,9 +210,12 @@ def new_course(folder: Path, secret: str | None = None, names: list[str] | None 
         path = folder / "source" / name / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(source_notebook(SETS[name]), path)
-        done = nbgrader(folder, "generate_assignment", name, capture_output=True, text=True)
-        if done.returncode:
-            raise CourseError(f"nbgrader could not release {name}:\n{done.stderr}")
+        log = folder / "log.txt"
+        process = start_nbgrader(folder, ["generate_assignment", name], log)
+        process.join()
+        if process.exitcode:
+            raise CourseError(f"nbgrader could not release {name}:\n{log.read_text('utf8', 'replace')}")
+        log.unlink()
 
 
 # --- what comes back -------------------------------------------------------------------------------------------------
@@ -258,27 +291,6 @@ def signed(notebook) -> str:
             found = re.findall(r"^STUDENT\s*=\s*[\"']([^\"']*)[\"']", cell.source, re.MULTILINE)
             return found[-1] if found else ""
     return ""
-
-
-def autograde(folder: Path, name: str, student: str, environment: dict, gigabytes: float, log: Path) -> None:
-    """In a process of its own: nbgrader's autograde, with limits on memory and on a file's size (not on Windows)."""
-    if os.name != "nt":
-        import resource
-
-        os.setsid()
-        size = int(gigabytes * 1e9)
-        with suppress(ValueError, OSError):  # macOS does not limit address space
-            resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000_000, 100_000_000))
-    os.environ.update(environment)
-    with open(os.devnull) as nothing, open(log, "w") as said:
-        for own, number in ((nothing, 0), (said, 1), (said, 2)):
-            os.dup2(own.fileno(), number)
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    os.chdir(folder)
-    from nbgrader.apps.nbgraderapp import NbGraderApp
-
-    NbGraderApp.launch_instance(["autograde", name, "--student", student, "--force"])
 
 
 def watch(process, seconds: float, gigabytes: float) -> str:
@@ -365,9 +377,8 @@ def grade_one(folder: Path, name: str, student: str, file: Path, options: argpar
             "MIFAD_CELL_SECONDS": str(options.cell_seconds),
         }
         log, guard = target.with_name("log.txt"), Guard(folder, name, student)
-        own = (folder.resolve(), name, student, environment, options.gigabytes, log.resolve())
-        process = PROCESSES.Process(target=autograde, args=own)
-        process.start()
+        arguments = ["autograde", name, "--student", student, "--force"]
+        process = start_nbgrader(folder, arguments, log, environment, options.gigabytes)
         reason = watch(process, options.seconds, 1.5 * options.gigabytes)
         if reason or process.exitcode:
             said = log.read_text("utf8", "replace")
@@ -403,7 +414,6 @@ def grade(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
     if not jobs:
         raise CourseError(f"{folder / 'inbox'} is empty: put notebooks there, named SET_STUDENT.ipynb")
     students = sorted({student for _, student, _ in jobs})
-    importlib.import_module("nbgrader.apps.nbgraderapp")  # here, for every process that is forked
     rows = []
     for name, student, path in jobs:
         row = grade_one(folder, name, student, path, options, students)
