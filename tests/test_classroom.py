@@ -353,6 +353,21 @@ def test_the_rehearsal(tmp_path, capfd):
     assert 0 < table.loc["half"].sum() < table.loc["right"].sum()
 
 
+@pytest.mark.parametrize("facts", ["text", [1], {}, {"grade_id": ["answer-square"]}, {"grade_id": 3}])
+def test_bent_metadata_is_put_right(mini, tmp_path, facts):
+    """Whatever stands where nbgrader keeps its facts: the cell counts as the student's own, and ours comes back."""
+    release = nbformat.read(mini / "release/ps9_mini/ps9_mini.ipynb", as_version=4)
+    bent = nbformat.read(mini / "release/ps9_mini/ps9_mini.ipynb", as_version=4)
+    (cell,) = [c for c in bent.cells if id_of(c) == "answer-square"]
+    cell.metadata["nbgrader"] = nbformat.from_dict(facts)
+    nbformat.write(bent, tmp_path / "bent.ipynb")
+    mended, note = course.whole_notebook(tmp_path / "bent.ipynb", release)
+    assert note == "put back: answer-square"
+    found = [c.metadata["nbgrader"]["grade_id"] for c in mended.cells if "nbgrader" in c.metadata]
+    assert sorted(found) == sorted(filter(None, map(id_of, release.cells)))
+    assert len(mended.cells) == len(release.cells) + 1
+
+
 # --- the six sets ----------------------------------------------------------------------------------------------------
 
 

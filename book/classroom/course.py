@@ -149,7 +149,8 @@ def source_notebook(path: Path):
 def id_of(cell) -> str | None:
     """The cell's grade_id, whatever a student made of its metadata."""
     facts = cell.metadata.get("nbgrader")
-    return facts.get("grade_id") if isinstance(facts, dict) else None
+    name = facts.get("grade_id") if isinstance(facts, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def gradebook(folder: Path):
