@@ -1,6 +1,7 @@
 """Commands: python -m mifad_lite data | train | evaluate | predict | inspect | ablate | bench | and more (--help)."""
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -12,10 +13,11 @@ import torch
 from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench, bench_scaling
-from .checkpoint import SHIPPED, load_network, shrink
+from .checkpoint import NAMES, SHIPPED, load_network, shrink
 from .data import CLASSES, FaceData, flaws, load_fer2013
 from .evaluate import evaluate_split
 from .explorer import explore
+from .export import export
 from .fast import accelerate
 from .inspection import inspect
 from .model import PRESETS
@@ -155,6 +157,15 @@ def shrink_command(args: argparse.Namespace) -> None:
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 
+def export_command(args: argparse.Namespace) -> None:
+    net, _ = load_network(args.checkpoint)
+    name = Path(args.checkpoint).stem if args.checkpoint else "lite"
+    path = SHIPPED if args.checkpoint is None else NAMES.get(str(args.checkpoint), args.checkpoint)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    export(net, args.out, args.inside, {"name": name, "checkpoint_sha256": digest})
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
 def explore_command(args: argparse.Namespace) -> None:
     write_record(args.out, explore())
 
@@ -254,6 +265,11 @@ def make_parser() -> argparse.ArgumentParser:
     small = command("shrink", shrink_command, "Copy a checkpoint with its weights in 16 bits: half the size.")
     small.add_argument("checkpoint", type=Path)
     small.add_argument("--out", type=Path, required=True, help="write the smaller one here")
+
+    away = command("export", export_command, "Write a network as ONNX (.onnx), or packed for a page of the book (.js).")
+    away.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
+    away.add_argument("--inside", action="store_true", help="maps, embedding and cosines are outputs, too")
+    away.add_argument("--out", type=Path, required=True, help="write it here")
 
     look = command("explore", explore_command, "Record what the network computes inside, for the book's figures.")
     look.add_argument("--out", type=Path, required=True, help="write the record here")

@@ -44,15 +44,15 @@ class Column(nn.Module):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[:last])
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Image (B, in_channels, 48, 48) -> the maps of depths 4, 5, 6, each (B, C_d, 12, 12)."""
+    def forward(self, x: Tensor, depths: Sequence[int] = FUSED_DEPTHS) -> list[Tensor]:
+        """Image (B, in_channels, 48, 48) -> the maps of `depths`: of 4, 5, 6, each (B, C_d, 12, 12)."""
         maps = []
         for depth in range(1, DEPTH + 1):
             x = self.convs[depth - 1](x)
             if depth < DEPTH:  # the sixth convolution has a bias instead of a norm
                 x = self.norms[depth - 1](x)
             x = torch.relu_(x)
-            if depth in FUSED_DEPTHS:
+            if depth in depths:
                 maps.append(x)
             if depth in self.pool_after:
                 x = nn.functional.max_pool2d(x, 2)

@@ -104,8 +104,16 @@ class MIFADNet(nn.Module):
 
     def features(self, x: Tensor, return_maps: bool = False) -> Tensor | tuple[Tensor, dict[int, dict[str, Tensor]]]:
         """(B, 1, 48, 48) in [0, 1] -> (B, E), and with `return_maps` also {depth: {gate, channel, spatial}}."""
-        x = (x - 0.5) * 4  # FER2013 has mean 0.51 and standard deviation 0.25
-        by_column = [column(x) for column in self.columns]  # K lists of three maps (B, C_k, 12, 12)
+        x = self.normalise(x)
+        return self.join([column(x) for column in self.columns], return_maps)
+
+    @staticmethod
+    def normalise(x: Tensor) -> Tensor:
+        """[0, 1] -> mean 0 and standard deviation 1, nearly: FER2013 has 0.51 and 0.25."""
+        return (x - 0.5) * 4
+
+    def join(self, by_column: Sequence[Sequence[Tensor]], return_maps: bool = False):
+        """K lists of three maps (B, C_k, 12, 12), depths 4, 5 and 6 -> as `features`."""
         pooled, seen = [], {}
         for depth, fusion, maps in zip(FUSED_DEPTHS, self.fusions, zip(*by_column, strict=True), strict=True):
             fused = fusion(maps, return_maps=return_maps)  # (B, C, 12, 12)
