@@ -102,6 +102,43 @@ def class_distribution(counts: dict[str, list[int]]) -> Figure:
     return fig
 
 
+def opened(pixels: Tensor, out: dict[str, Tensor]) -> Figure:
+    """A face, its seven scores, its angles, and the strongest maps of each column at depth 3.
+
+    pixels: (48, 48).  out: the outputs of `export.Opened` for it, with `inside`, each without its batch dimension.
+    """
+    scores = out["logits"].softmax(0)
+    angles = np.degrees(np.arccos(out["cosines"].clamp(-1, 1)))
+    best, columns = int(scores.argmax()), [out[f"column{k}_depth3"] for k in (1, 2, 3)]
+    fig = plt.figure(figsize=(8, 5.4), layout="constrained")
+    grid = fig.add_gridspec(5, 8, height_ratios=(2, 2, 1, 1, 1))
+    face = fig.add_subplot(grid[:2, :2])
+    face.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    face.set_title("what it sees", fontsize=9)
+    bars = fig.add_subplot(grid[:2, 2:5])
+    bars.barh(CLASSES, 100 * scores, color=["#0173b2" if i == best else "0.7" for i in range(len(CLASSES))])
+    bars.invert_yaxis()
+    bars.set(xlim=(0, 100))
+    bars.set_title("score in %", fontsize=9)
+    fan = fig.add_subplot(grid[:2, 5:], polar=True)
+    fan.set(thetamin=0, thetamax=180, rticks=[], xticks=np.radians([0, 90, 180]))
+    for i, angle in enumerate(np.radians(angles)):
+        first = i == best
+        fan.plot([angle, angle], [0, 1], color="#0173b2" if first else "0.6", linewidth=3 if first else 1)
+    fan.set_title(f"angle to each class; {CLASSES[best]}: {angles[best]:.0f}°", fontsize=9)
+    for row, (kernel, maps) in enumerate(zip((7, 5, 3), columns, strict=True)):
+        for place, c in enumerate(maps.flatten(1).var(1).argsort(descending=True)[:8].tolist()):
+            ax = fig.add_subplot(grid[2 + row, place])
+            ax.imshow(maps[c], cmap="viridis")
+            ax.set(xticks=[], yticks=[])
+            if place == 0:
+                ax.set_ylabel(f"{kernel} x {kernel}", fontsize=9)
+    for ax in (bars, fan):
+        ax.tick_params(labelsize=8)
+    face.axis("off")
+    return fig
+
+
 def network_diagram() -> Figure:
     """Figure 1 in our words: three columns, fusion at depths 4, 5 and 6, embedding, angles to seven classes."""
     colors = {7: "#de8f05", 5: "#0173b2", 3: "#029e73"}  # orange, blue, green, as in the paper's Figure 7

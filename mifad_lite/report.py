@@ -6,6 +6,7 @@ In README.md, in the model card and in Markdown pages a number stands between ma
 
 import csv
 import hashlib
+import json
 import re
 import statistics
 import subprocess
@@ -13,16 +14,24 @@ import sys
 import time
 from pathlib import Path
 
-from .checkpoint import DRAWN, SHIPPED
-from .data import CLASSES
+import torch
+from matplotlib.figure import Figure
+
+from . import plots
+from .checkpoint import DRAWN, SHIPPED, load_network
+from .data import CLASSES, FaceSet
 from .evaluate import Z95
+from .export import Opened
+from .interactive import pack
 from .records import RESULTS, provenance, read_record, write_atomically
+from .synthetic import synthetic_faces
 from .train import PROFILES
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "book/index.md",
+    "book/face.md",
     "book/reproduce.md",
     "book/run.md",
     "book/teach.md",
@@ -141,6 +150,7 @@ def values() -> dict[str, str]:
         "promise.device": promised["device"],
         "chapters.table": chapters_table(),
         "chapters.device": read_record("chapters")["device"],
+        "face.errors": face_errors(),
         "classroom.sets": sets_table(),
         "classroom.misconceptions": misconceptions_table(),
         "records.table": records_table(),
@@ -296,6 +306,37 @@ def class_table(parts: dict) -> str:
     return "\n".join([*rows, ""])
 
 
+def face_errors() -> str:
+    """How often each word is wrong and each label missed, by both networks that run in the page."""
+    lite = read_record("cpu_evaluation")["splits"]["private"]["twin_free"]["confusion"]
+    drawn = read_record("inspection_drawn")["private"]["confusion"]
+    rows = ["", "", "| label | photographs: wrong | misses | drawn faces: wrong | misses |", "|---|---:|---:|---:|---:|"]
+    for i, name in enumerate(CLASSES):
+        shares = []
+        for counts in (lite, drawn):
+            said, there = sum(row[i] for row in counts), sum(counts[i])
+            shares += [f"{100 * (1 - counts[i][i] / n):.0f} %" if n else "never" for n in (said, there)]
+        rows.append(f"| {name} | {' | '.join(shares)} |")
+    return "\n".join([*rows, ""])
+
+
+def face_examples() -> str:
+    """Two drawn faces of each class as a script for the page that runs the network."""
+    faces = synthetic_faces(140, seed=1)
+    first = [(faces.labels == c).nonzero().flatten()[:2].tolist() for c in range(len(CLASSES))]
+    chosen = [pair[k] for k in range(2) for pair in first]
+    shown = [{"label": CLASSES[faces.labels[i]], "pixels": pack(faces.images[i, 0], 0, 255)} for i in chosen]
+    return f"window.MIFAD_EXAMPLES = {json.dumps(shown)};\n"
+
+
+def opened_figure(faces: FaceSet) -> Figure:
+    """What the page that runs the network shows, for the first face drawn as happy."""
+    pixels = faces.images[(faces.labels == CLASSES.index("happy")).nonzero()[0, 0], 0]  # (48, 48)
+    with torch.no_grad():
+        out = Opened(load_network("drawn")[0], inside=True).named(pixels[None, None].float() / 255)
+    return plots.opened(pixels, {name: value[0] for name, value in out.items()})
+
+
 def bench_table(bench: dict) -> str:
     rows = ["", "| network | training, images/s | inference, images/s | one face, ms |", "|---|---:|---:|---:|"]
     inference = {row["name"]: row for row in bench["inference"]}
@@ -337,9 +378,6 @@ def run_chapters(root: Path = ROOT) -> dict:
 
 def report(root: Path = ROOT) -> list[Path]:
     """Fill the pages and draw the figures under `root`; returns the files written."""
-    from . import plots
-    from .synthetic import synthetic_faces
-
     numbers, written = values(), []
     for page in PAGES:
         path = root / page
@@ -353,8 +391,11 @@ def report(root: Path = ROOT) -> list[Path]:
         ("network", plots.network_diagram()),
         ("curve", plots.training_curve(read_record("cpu_run"))),
         ("confusion", plots.confusion_matrix(evaluation["splits"]["private"]["whole"]["confusion"])),
+        ("opened", opened_figure(faces)),
     ):
         path = root / FIGURES / f"{name}.png"
         write_atomically(path, lambda p, f=figure: p.write_bytes(plots.png(f)))
         written.append(path)
-    return written
+    path = root / "book/_static/face/examples.js"
+    write_atomically(path, lambda p: p.write_text(face_examples()))
+    return [*written, path]

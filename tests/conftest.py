@@ -23,6 +23,8 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--use-fake-device-for-media-stream",  # a camera that films a moving figure, and is allowed at once
+    "--use-fake-ui-for-media-stream",
 ]
 
 
