@@ -111,31 +111,30 @@ def opened(pixels: Tensor, out: dict[str, Tensor]) -> Figure:
     angles = np.degrees(np.arccos(out["cosines"].clamp(-1, 1)))
     best, columns = int(scores.argmax()), [out[f"column{k}_depth3"] for k in (1, 2, 3)]
     fig = plt.figure(figsize=(8, 5.4), layout="constrained")
-    grid = fig.add_gridspec(5, 8, height_ratios=(2, 2, 1, 1, 1))
-    face = fig.add_subplot(grid[:2, :2])
+    above, below = fig.subfigures(2, 1, height_ratios=(4, 5))
+    face, bars = above.add_subplot(1, 3, 1), above.add_subplot(1, 3, 2)
+    fan = above.add_subplot(1, 3, 3, polar=True)
     face.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    face.axis("off")
     face.set_title("what it sees", fontsize=9)
-    bars = fig.add_subplot(grid[:2, 2:5])
     bars.barh(CLASSES, 100 * scores, color=["#0173b2" if i == best else "0.7" for i in range(len(CLASSES))])
     bars.invert_yaxis()
     bars.set(xlim=(0, 100))
     bars.set_title("score in %", fontsize=9)
-    fan = fig.add_subplot(grid[:2, 5:], polar=True)
     fan.set(thetamin=0, thetamax=180, rticks=[], xticks=np.radians([0, 90, 180]))
     for i, angle in enumerate(np.radians(angles)):
         first = i == best
         fan.plot([angle, angle], [0, 1], color="#0173b2" if first else "0.6", linewidth=3 if first else 1)
     fan.set_title(f"angle to each class; {CLASSES[best]}: {angles[best]:.0f}°", fontsize=9)
-    for row, (kernel, maps) in enumerate(zip((7, 5, 3), columns, strict=True)):
-        for place, c in enumerate(maps.flatten(1).var(1).argsort(descending=True)[:8].tolist()):
-            ax = fig.add_subplot(grid[2 + row, place])
-            ax.imshow(maps[c], cmap="viridis")
-            ax.set(xticks=[], yticks=[])
-            if place == 0:
-                ax.set_ylabel(f"{kernel} x {kernel}", fontsize=9)
     for ax in (bars, fan):
         ax.tick_params(labelsize=8)
-    face.axis("off")
+    grid = below.subplots(3, 8)
+    for row, kernel, maps in zip(grid, (7, 5, 3), columns, strict=True):
+        strongest = maps.flatten(1).var(1).argsort(descending=True)
+        for ax, c in zip(row, strongest, strict=False):
+            ax.imshow(maps[c], cmap="viridis")
+            ax.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{kernel} x {kernel}", fontsize=9)
     return fig
 
 

@@ -124,7 +124,7 @@
   const source = canvas(STAGE, STAGE); // the picture as it came, no side longer than LONG
   const state = { kind: null, name: "drawn", square: { x: 0, y: 0, side: STAGE }, frames: 0, ms: [], running: false, ready: false };
   root.state = state;
-  let stream = null, video = null, chosen = null, dirty = false, busy = false, found = null;
+  let stream = null, video = null, chosen = null, dirty = false, busy = false;
   const rates = {}; // by network and label: { wrong, misses }, from the table on this page, which comes from the records
 
   // --- loading --------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@
     followRow.hidden = kind === "faces" || kind === "draw";
     if (kind !== "camera") stop();
     state.kind = kind;
-    chosen = found = null;
+    chosen = state.found = null;
     turn.set(0);
     light.set(100);
     sentence.setAttribute("aria-live", kind === "camera" ? "off" : "polite");
@@ -300,6 +300,7 @@
       context.drawImage(bitmap, 0, 0, source.width, source.height);
     });
     bitmap.close();
+    follow.checked = true;
     await find(true);
   }
 
@@ -338,7 +339,32 @@
   addEventListener("pagehide", stop);
   document.addEventListener("visibilitychange", () => { if (document.hidden && stream) choose("faces").catch(tell); });
 
-  async function find() {} // FACE FINDER
+  // Put the square where a face is. closer: look longer, where the picture stands still.
+  let finder = null;
+  async function find(closer) {
+    const { kind } = state;
+    if (!follow.checked || (kind !== "file" && kind !== "camera")) return;
+    try {
+      finder ??= await openFinder();
+      const square = await mifadFind(ort, finder, source, closer);
+      if (state.kind !== kind || !follow.checked) return;
+      state.found = square;
+      if (square) {
+        state.square = { x: square.x, y: square.y, side: square.side };
+        size.set(Math.round((100 * square.side) / longest()));
+      }
+      if (!square) tell("No face found: move the square by hand. It scores whatever is in the square.");
+      else tell(square.faces > 1 ? `${square.faces} faces found: the square is on one of them.` : "");
+    } catch (error) {
+      follow.checked = false; // the square is moved by hand
+      tell(error);
+    }
+    await refresh();
+  }
+  async function openFinder() {
+    await Promise.all([runtime(), script("../vendor/blazeface/finder.js"), script("find.js")]);
+    return ort.InferenceSession.create(await unzip(MIFAD_FINDER.model), { executionProviders: ["wasm"] });
+  }
 
   // --- the square ------------------------------------------------------------------------------------------------------
   const scale = () => STAGE / Math.max(source.width, source.height); // from the source's pixels to the stage's
@@ -399,7 +425,7 @@
   });
   size.input.addEventListener("input", () => { byHand(); resize((size.input.value / 100) * longest()); });
   for (const one of [turn, light]) one.input.addEventListener("input", () => { one.set(one.input.value); refresh(); });
-  follow.addEventListener("change", () => find(true).then(refresh));
+  follow.addEventListener("change", () => find(true));
 
   // --- from the square to 48 x 48 -------------------------------------------------------------------------------------
   const work = canvas(4 * SIZE, 4 * SIZE);
