@@ -1,6 +1,6 @@
 """Measure how the face finder's box lies in FER2013's frame, and how often it finds a face: measure-finder.py.
 
-LEAST, FRAME and RISE of book/_static/face/find.js follow from what this prints. Needs onnxruntime and FER2013.
+LEAST, SURE, FRAME and RISE of book/_static/face/find.js follow from what this prints. Needs onnxruntime and FER2013.
 `look` is what find.js does, written a second time: the tests hold the two against each other.
 """
 
@@ -18,7 +18,6 @@ from mifad_lite import load_fer2013
 PACKED = Path(__file__).parents[1] / "book/_static/vendor/blazeface/finder.js"
 SIZE = 128
 FACES = 500
-SIDES = (48, 64, 80, 96)  # of a face in the picture of 128 x 128 that the finder sees
 # The middles of the 896 anchors, in parts of the picture: two in each of 16 x 16 cells, six in each of 8 x 8, by rows.
 ANCHORS = np.concatenate(
     [
@@ -37,13 +36,15 @@ def open_finder():
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def letterbox(picture):
-    """A PIL picture -> (1, 3, 128, 128) float32 in [-1, 1], whole, with black bars; and its longer side."""
-    long = max(picture.size)
-    square = Image.new("RGB", (long, long))
-    square.paste(picture.convert("RGB"), tuple((long - side) // 2 for side in picture.size))
-    values = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float32) / 127.5 - 1
-    return values.transpose(2, 0, 1)[None], long
+def view(picture, x, y, side):
+    """The square (x, y, side) of a PIL picture as (1, 3, 128, 128) float32 in [-1, 1], black beyond the picture."""
+    fine = min(max(int(side / SIZE), 1), 4)
+    extent = (x, y, x + side, y + side)
+    large = picture.convert("RGB").transform(
+        (fine * SIZE,) * 2, Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR
+    )
+    values = np.asarray(large, np.float32).reshape(SIZE, fine, SIZE, fine, 3).mean((1, 3)) / 127.5 - 1
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
 def overlap(box, others):
@@ -54,42 +55,39 @@ def overlap(box, others):
     return shared / (box[2:].prod() + others[:, 2:].prod(1) - shared)
 
 
-def look(session, picture, least=0.5):
-    """The faces in a PIL picture, the surest first: a list of (x, y, width, height, score), in pixels.
+def look(session, picture, square=None, least=0.5):
+    """The faces in a square (x, y, side) of a PIL picture, of which the default is the smallest that holds all of it.
 
-    A face answers at several anchors. BlazeFace (Bazarevsky et al. 2019, section 3.4) takes their mean, weighted by
-    score, which shakes less from frame to frame than the best one alone.
+    A list of arrays (x, y, width, height, score) in pixels, x and y the middle, the surest first. A face answers at
+    several anchors: BlazeFace (Bazarevsky et al. 2019, section 3.4) takes their mean, weighted by score.
     """
-    values, long = letterbox(picture)
-    raw, logits = (
-        out[0].astype(np.float64) for out in session.run(["regressors", "classificators"], {"input": values})
-    )
-    scores = 1 / (1 + np.exp(-np.clip(logits[:, 0], -100, 100)))
-    boxes = np.concatenate([ANCHORS + raw[:, :2] / SIZE, raw[:, 2:4] / SIZE], axis=1) * long
-    boxes[:, :2] -= (long - np.array(picture.size)) // 2
+    long = max(picture.size)
+    x, y, side = square or ((picture.width - long) / 2, (picture.height - long) / 2, long)
+    raw, logits = session.run(["regressors", "classificators"], {"input": view(picture, x, y, side)})
+    raw, scores = raw[0].astype(np.float64), 1 / (1 + np.exp(-np.clip(logits[0, :, 0].astype(np.float64), -100, 100)))
+    boxes = side * np.concatenate([ANCHORS + raw[:, :2] / SIZE, raw[:, 2:4] / SIZE], axis=1) + (x, y, 0, 0)
     order = np.argsort(-scores, kind="stable")
     order = order[scores[order] >= least]
     found = []
     while len(order):
         same = overlap(boxes[order[0]], boxes[order]) > 0.3
-        found.append((*np.average(boxes[order[same]], axis=0, weights=scores[order[same]]), scores[order[0]]))
+        box = np.average(boxes[order[same]], axis=0, weights=scores[order[same]])
+        found.append(np.array([*box, scores[order[0]]]))
         order = order[~same]
     return found
 
 
-def frames(session, faces, least=0.5):
-    """FER2013 faces (N, 48, 48) uint8, each in a grey picture -> (N, 4): x, y, side of the box and the score.
+def frames(session, faces, times=2):
+    """FER2013 faces (N, 48, 48) uint8, each in a grey picture `times` as wide -> (N, 4): x, y, side of the box, score.
 
     In units of the frame that FER2013 cut, from its upper left corner; NaN where nothing was found.
     """
-    rows = []
-    for number, face in enumerate(faces):
-        side = SIDES[number % len(SIDES)]
-        edge = (SIZE - side) // 2
-        picture = Image.new("L", (SIZE, SIZE), 128)
-        picture.paste(Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC), (edge, edge))
-        x, y, width, _, score = (look(session, picture, least) or [(np.nan,) * 5])[0]
-        rows.append(((x - edge) / side, (y - edge) / side, width / side, score))
+    rows, edge = [], 24 * (times - 1)
+    for face in faces:
+        picture = Image.new("L", (48 * times, 48 * times), 128)
+        picture.paste(Image.fromarray(face), (edge, edge))
+        x, y, width, _, score = (look(session, picture) or [np.full(5, np.nan)])[0]
+        rows.append(((x - edge) / 48, (y - edge) / 48, width / 48, score))
     return np.array(rows)
 
 
@@ -105,13 +103,19 @@ def noise(number, seed=0):
 def main():
     session = open_finder()
     images = load_fer2013().train.images[:, 0].numpy()
-    rows = frames(session, images[np.random.default_rng(0).choice(len(images), FACES, replace=False)])
-    empty = np.array([max((score for *_, score in look(session, picture)), default=0) for picture in noise(FACES)])
+    faces = images[np.random.default_rng(0).choice(len(images), FACES, replace=False)]
+    rows = frames(session, faces)
+    empty = np.array([max((face[4] for face in look(session, picture)), default=0) for picture in noise(FACES)])
     print("score   faces found   noise taken for a face")
     for least in (0.5, 0.6, 0.7, 0.8):
         print(f"{least:5} {np.mean(np.nan_to_num(rows[:, 3]) >= least):13.1%} {np.mean(empty >= least):24.1%}")
     x, y, side, _ = rows[~np.isnan(rows[:, 3])].T
-    print("Where a face is found, in units of its box (median, and the middle half):")
+    print("\nframe, part of the picture   faces found")
+    for times in (1, 2, 4, 5, 6, 8):
+        part = rows if times == 2 else frames(session, faces[:100], times)
+        print(f"{'1 / ' + str(times):>27} {np.mean(~np.isnan(part[:, 3])):13.0%}")
+    x, y, side, _ = rows[~np.isnan(rows[:, 3])].T
+    print("\nWhere a face is found, in units of its box (median, and the middle half):")
     for name, values in (
         ("side of the frame", 1 / side),
         ("frame's middle to the right of the box's", (0.5 - x) / side),

@@ -3,10 +3,14 @@
 import base64
 import importlib.util
 import io
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageOps
+
+from mifad_lite import data
 
 PAGE = """<!doctype html><meta charset="utf-8">
 <script src="{static}/vendor/onnxruntime/ort.wasm.min.js"></script>
@@ -19,9 +23,11 @@ const unzip = async (text) => new Uint8Array(
   await new Response(new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 async function open_() {{
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmPaths = {{ mjs: URL.createObjectURL(new Blob([MIFAD_RUNTIME.loader], {{ type: "text/javascript" }})) }};
+  const loader = new Blob([MIFAD_RUNTIME.loader], {{ type: "text/javascript" }});
+  ort.env.wasm.wasmPaths = {{ mjs: URL.createObjectURL(loader) }};
   ort.env.wasm.wasmBinary = (await unzip(MIFAD_RUNTIME.wasm)).buffer;
-  window.session = await ort.InferenceSession.create(await unzip(MIFAD_FINDER.model), {{ executionProviders: ["wasm"] }});
+  const model = await unzip(MIFAD_FINDER.model);
+  window.session = await ort.InferenceSession.create(model, {{ executionProviders: ["wasm"] }});
 }}
 async function find(png, closer) {{
   const bitmap = await createImageBitmap(new Blob([bytes(png)], {{ type: "image/png" }}));
@@ -33,7 +39,6 @@ async function find(png, closer) {{
 </script>"""
 # In the photograph, by eye: the two eyes, the mouth, and where the hair and the neck begin.
 EYES, MOUTH, HAIR, CHIN = ((52, 37), (70, 38)), (60, 53), 28, 67
-FRAME, RISE, LEAST = 1.17, 0.1, 0.6  # of find.js
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +92,38 @@ def on(color, size, *placed):
     return out
 
 
-def square(box, size):
-    """The square that find.js should make of a box (x, y, width, ...) that Python found in a picture of this size."""
-    x, y, width = box[:3]
-    side = min(FRAME * width, *size)
-    left, top = x - side / 2, y - RISE * width - side / 2
-    return min(max(left, 0), size[0] - side), min(max(top, 0), size[1] - side), side
+@pytest.fixture(scope="module")
+def constants(root):
+    """LEAST, SURE, FRAME and RISE of find.js."""
+    text = (root / "book/_static/face/find.js").read_text("utf8")
+    return {name: float(value) for name, value in re.findall(r"([A-Z]{4,5}) = ([\d.]+)[,;]", text) if name != "SIZE"}
+
+
+@pytest.fixture(scope="module")
+def frame(measure, session, constants):
+    """Python's find.js: picture -> (x, y, side, score, number of faces), or None."""
+
+    def around(box):
+        side = constants["FRAME"] * box[2]
+        return box[0] - side / 2, box[1] - constants["RISE"] * box[2] - side / 2, side
+
+    def answer(picture):
+        near = []
+        for rough in measure.look(session, picture, least=constants["LEAST"]):
+            x, y, side = around(rough)
+            again = measure.look(session, picture, (x - side / 2, y - side / 2, 2 * side), constants["SURE"])
+            near += [face for face in again if measure.overlap(rough[:4], face[None, :4])[0] > 0.3]
+        if not near:
+            return None
+        face = max(near, key=lambda face: face[4])
+        x, y, side = around(face)
+        most = min(side, *picture.size)
+        corner = (
+            min(max(at + (side - most) / 2, 0), long - most) for at, long in zip((x, y), picture.size, strict=True)
+        )
+        return (*corner, most, face[4], len(near))
+
+    return answer
 
 
 # --- the model ---
@@ -108,51 +139,65 @@ def test_the_converted_model_answers_as_the_original(root, session, photograph):
         for output in ("regressors", "classificators"):
             (answer,) = session.run([output], {"input": values.transpose(2, 0, 1)[None]})
             expected = reference[f"{name}_{output}"]
-            assert np.abs(expected).max() > 20  # pixels or logits, of which the difference is a thousandth at most
+            assert np.ptp(expected) > 10  # pixels and logits
             assert np.abs(answer[0, ::7] - expected).max() < 1e-3
 
 
-def test_the_face_in_a_photograph_is_found_where_it_is(measure, session, photograph):
-    ((x, y, width, height, score),) = measure.look(session, photograph)
+def test_the_face_in_a_photograph_is_found_where_it_is(frame, photograph):
+    x, y, side, score, faces = frame(photograph)
+    assert faces == 1
     assert score > 0.9
     for part_x, part_y in (*EYES, MOUTH):
-        assert abs(part_x - x) < width / 2
-        assert abs(part_y - y) < height / 2
-    left, top, side = square((x, y, width), photograph.size)
-    assert 0 < HAIR - top < 0.25 * side
-    assert 0 < top + side - CHIN < 0.25 * side
+        assert 0.1 * side < part_x - x < 0.9 * side
+        assert 0.1 * side < part_y - y < 0.9 * side
+    assert abs(HAIR - y) < 0.25 * side
+    assert abs(y + side - CHIN) < 0.25 * side
 
 
-@pytest.mark.parametrize(("place", "side"), [((0, 0), 200), ((230, 60), 240), ((100, 90), 160)])
-def test_a_picture_that_moves_or_grows_takes_its_box_along(measure, session, photograph, place, side):
-    (x, y, width, *_), *_ = measure.look(session, photograph)
-    ((moved_x, moved_y, moved_width, *_),) = measure.look(session, on("gray", (480, 320), (photograph, place, side)))
+@pytest.mark.parametrize(("place", "side"), [((0, 0), 200), ((230, 60), 260), ((100, 90), 220)])
+def test_a_picture_that_moves_or_grows_takes_its_square_along(frame, photograph, place, side):
+    x, y, width, *_ = frame(photograph)
+    moved = frame(on("gray", (480, 320), (photograph, place, side)))
     part = side / 128
-    expected = np.array([place[0] + part * x, place[1] + part * y, part * width])
-    assert np.abs(np.array([moved_x, moved_y, moved_width]) - expected).max() < 0.1 * part * width
+    expected = place[0] + part * x, place[1] + part * y, part * width
+    assert moved[:3] == pytest.approx(expected, abs=0.05 * part * width)
 
 
-def test_a_mirrored_face_is_found_on_the_other_side(measure, session, photograph):
-    (x, y, width, *_), *_ = measure.look(session, photograph)
-    (other_x, other_y, other_width, *_), *_ = measure.look(session, ImageOps.mirror(photograph))
-    assert other_x == pytest.approx(128 - x, abs=1)
-    assert (other_y, other_width) == pytest.approx((y, width), abs=2)
+def test_a_mirrored_face_is_found_on_the_other_side(frame, photograph):
+    x, y, side, *_ = frame(photograph)
+    expected = 128 - x - side, y, side
+    assert frame(ImageOps.mirror(photograph))[:3] == pytest.approx(expected, abs=0.05 * side)
 
 
-def test_nothing_is_found_where_there_is_no_face(measure, session):
+def test_nothing_is_found_where_there_is_no_face(frame):
     rng = np.random.default_rng(0)
     for color in ("black", "white", "gray", "red", "#c8a080"):
-        assert measure.look(session, Image.new("RGB", (300, 200), color)) == []
+        assert frame(Image.new("RGB", (300, 200), color)) is None
     for size in (64, 512):
         for _ in range(5):
-            picture = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
-            assert measure.look(session, picture, LEAST) == []
+            assert frame(Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))) is None
+
+
+def test_the_square_is_the_frame_that_fer2013_cut(measure, session, constants):
+    """In the median, over the first faces of the file; the finder's boxes vary by a fifth from face to face."""
+    try:
+        path = data.locate()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    if path.is_dir():
+        pytest.skip(f"{path} is a folder, and this reads the first rows of a file")
+    rows = pd.read_csv(path, nrows=150).rename(columns=str.strip)["pixels"]
+    faces = np.array([row.split() for row in rows], np.uint8).reshape(-1, 48, 48)
+    x, y, box, _ = np.nanmedian(measure.frames(session, faces), axis=0)
+    assert x == pytest.approx(0.5, abs=0.02)
+    assert y - constants["RISE"] * box == pytest.approx(0.5, abs=0.02)
+    assert constants["FRAME"] * box == pytest.approx(1, abs=0.05)
 
 
 # --- the page's script ---
 
 
-def test_the_page_frames_a_face_as_python_does(find, measure, session, photograph):
+def test_the_page_frames_a_face_as_python_does(find, frame, photograph):
     pictures = [
         photograph,
         on("white", (640, 480), (photograph, (240, 100), 360)),
@@ -162,14 +207,12 @@ def test_the_page_frames_a_face_as_python_does(find, measure, session, photograp
         photograph.convert("L").convert("RGB").resize((48, 48)),
     ]
     for picture in pictures:
-        found = [box for box in measure.look(session, picture, LEAST)]
+        *square, score, faces = frame(picture)
         told = find(picture)
-        assert told["faces"] == len(found) == 1
-        pixel = max(1, max(picture.size) / 128)  # of the finder's
-        assert (told["x"], told["y"], told["side"]) == pytest.approx(square(found[0], picture.size), abs=pixel)
-        assert told["score"] == pytest.approx(found[0][4], abs=0.02)
-        assert told["x"] >= 0
-        assert told["y"] >= 0
+        assert told["faces"] == faces == 1
+        assert [told["x"], told["y"], told["side"]] == pytest.approx(square, abs=1)
+        assert told["score"] == pytest.approx(score, abs=0.03)
+        assert min(told["x"], told["y"]) >= 0
         assert told["x"] + told["side"] <= picture.width + 1e-9
         assert told["y"] + told["side"] <= picture.height + 1e-9
 
@@ -180,22 +223,22 @@ def test_the_page_finds_nothing_where_there_is_nothing(find):
         assert find(picture) is None
 
 
-def test_the_page_counts_faces_and_takes_the_surest(find, measure, session, photograph):
+def test_the_page_counts_faces_and_takes_the_surest(find, frame, photograph):
     two = on("gray", (600, 300), (photograph, (0, 0), 300), (photograph.convert("L"), (300, 0), 300))
-    found = measure.look(session, two, LEAST)
+    *square, _, faces = frame(two)
     told = find(two)
-    assert told["faces"] == len(found) == 2
-    assert (told["x"], told["y"], told["side"]) == pytest.approx(square(found[0], two.size), abs=600 / 128)
+    assert told["faces"] == faces == 2
+    assert [told["x"], told["y"], told["side"]] == pytest.approx(square, abs=1)
 
 
 def test_looking_closer_finds_a_small_face(find, photograph):
     """By its place in the picture, and once, though several of the squares show it."""
-    far = on("gray", (1000, 700), (photograph, (420, 270), 250))
+    far = on("gray", (1000, 700), (photograph, (420, 270), 260))
     assert find(far) is None
     told = find(far, True)
     assert told["faces"] == 1
-    part = 250 / 128
+    part = 260 / 128
     for x, y in (*EYES, MOUTH):
         assert told["x"] < 420 + part * x < told["x"] + told["side"]
         assert told["y"] < 270 + part * y < told["y"] + told["side"]
-    assert told["side"] < 2.5 * part * (CHIN - HAIR)
+    assert told["side"] < 1.5 * part * (CHIN - HAIR)
