@@ -24,9 +24,9 @@ from .records import write_atomically
 class Opened(nn.Module):
     """A network whose forward pass also returns what happens inside, as a tuple in the order of `names`.
 
-    Of every network: logits (B, 7).  Of a MIFADNet, with `inside`: embedding (B, E); with the cosine head cosines (B, 7);
-    columnK_depthD (B, C, H, W) for column K = 1, 2, ... and D = 1..6, after the ReLU and before a pool; and for D = 4, 5,
-    6 gateD (B, C, 12, 12), channelD (B, C, C) and spatialD (B, 144, 144) where the network has those attentions.
+    Of every network: logits (B, 7).  Of a MIFADNet, with `inside`: embedding (B, E); with the cosine head cosines
+    (B, 7); columnK_depthD (B, C, H, W) for column K = 1, 2, ... and D = 1..6, after the ReLU and before a pool; and for
+    D = 4, 5, 6 gateD (B, C, 12, 12), channelD (B, C, C) and spatialD (B, 144, 144) where it has those attentions.
     """
 
     def __init__(self, net: nn.Module, inside: bool = False):
@@ -41,7 +41,7 @@ class Opened(nn.Module):
             return {"logits": net(x)}
         x = net.normalise(x)
         every = [column(x, range(1, DEPTH + 1)) for column in net.columns]
-        # With maps the attention is the plain formula. The routes that are faster in PyTorch have no counterpart in ONNX.
+        # With maps the attention is the plain formula. The faster routes exist in PyTorch alone.
         embedding, seen = net.join([[maps[d - 1] for d in FUSED_DEPTHS] for maps in every], return_maps=True)
         out = {"logits": net.classify(embedding)}
         if self.inside:
@@ -66,7 +66,9 @@ def export(net: nn.Module, path: Path | str, inside: bool = False, meta: dict | 
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".js"):
-        raise ValueError(f"{path}: export writes a model (.onnx) or a script for a page (.js): choose one of these endings")
+        raise ValueError(
+            f"{path}: export writes a model (.onnx) or a script for a page (.js): choose one of these endings"
+        )
     for name in ("onnx", "onnxscript"):
         if importlib.util.find_spec(name) is None:
             raise ValueError(f'export needs the package {name}: pip install "mifad-lite[export]"')
@@ -103,7 +105,7 @@ def export(net: nn.Module, path: Path | str, inside: bool = False, meta: dict | 
 
 
 def describe(net: nn.Module) -> dict:
-    """Parameters, and of a MIFADNet its kernels and the weights that training gave to the attentions (None: not there)."""
+    """Parameters; of a MIFADNet its kernels and what training gave the attentions as weights (None: not there)."""
     about = {"parameters": sum(p.numel() for p in net.parameters())}
     if isinstance(net, MIFADNet):
         blocks = [fusion.attention for fusion in net.fusions]

@@ -310,7 +310,12 @@ def face_errors() -> str:
     """How often each word is wrong and each label missed, by both networks that run in the page."""
     lite = read_record("cpu_evaluation")["splits"]["private"]["twin_free"]["confusion"]
     drawn = read_record("inspection_drawn")["private"]["confusion"]
-    rows = ["", "", "| label | photographs: wrong | misses | drawn faces: wrong | misses |", "|---|---:|---:|---:|---:|"]
+    rows = [
+        "",
+        "",
+        "| label | photographs: wrong | misses | drawn faces: wrong | misses |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for i, name in enumerate(CLASSES):
         shares = []
         for counts in (lite, drawn):

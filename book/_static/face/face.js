@@ -122,28 +122,41 @@
   // --- the state ------------------------------------------------------------------------------------------------------
   const sessions = {}; // by the network's name: { session, about }
   const source = canvas(STAGE, STAGE); // the picture as it came, no side longer than LONG
-  const state = { kind: null, name: "drawn", square: { x: 0, y: 0, side: STAGE }, frames: 0, ms: [], running: false, ready: false };
+  const state = { kind: null, name: "drawn", square: { x: 0, y: 0, side: STAGE }, frames: 0, ms: [] };
   root.state = state;
   let stream = null, video = null, chosen = null, dirty = false, busy = false;
   const rates = {}; // by network and label: { wrong, misses }, from the table on this page, which comes from the records
 
   // --- loading --------------------------------------------------------------------------------------------------------
-  async function runtime() {
+  let running = null;
+  const runtime = () => (running ??= startRuntime().catch((error) => { running = null; throw error; }));
+  async function startRuntime() {
     await Promise.all([script("../vendor/onnxruntime/ort.wasm.min.js"), script("../vendor/onnxruntime/runtime.js")]);
-    if (!MIFAD_RUNTIME.wasm) return;
     const { loader, wasm } = MIFAD_RUNTIME;
-    MIFAD_RUNTIME.wasm = null; // unpacked once
     ort.env.wasm.numThreads = 1; // more would need a server that isolates the page
     ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([loader], { type: "text/javascript" })) };
     ort.env.wasm.wasmBinary = (await unzip(wasm)).buffer;
+    MIFAD_RUNTIME.wasm = null;
   }
 
+  // The runtime has one memory for all sessions: what two of them do at the same time gets mixed up. So they queue.
+  let last = Promise.resolve();
+  const inTurn = (work) => (last = last.then(work, work));
+  async function openModel(packed) {
+    const model = await unzip(packed);
+    const session = await inTurn(() => ort.InferenceSession.create(model, { executionProviders: ["wasm"] }));
+    return { run: (feeds) => inTurn(() => session.run(feeds)) };
+  }
+
+  const opening = {}; // by name, so that a second click waits for the first
   async function load(name) {
-    if (sessions[name]) return sessions[name];
+    return sessions[name] ?? (opening[name] ??= openNetwork(name).finally(() => { delete opening[name]; }));
+  }
+  async function openNetwork(name) {
     await Promise.all([runtime(), script(`network_${name}.js`)]);
     const { model, ...about } = MIFAD_NETWORKS[name];
+    const session = await openModel(model);
     MIFAD_NETWORKS[name].model = null;
-    const session = await ort.InferenceSession.create(await unzip(model), { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
     const blank = new Float32Array(SIZE * SIZE); // the first pass is slow: it compiles
     await session.run({ face: new ort.Tensor("float32", blank, [1, 1, SIZE, SIZE]) });
     return (sessions[name] = { session, about });
@@ -302,6 +315,8 @@
     bitmap.close();
     follow.checked = true;
     await find(true);
+    await refresh();
+    state.picture = picture.name;
   }
 
   async function film() {
@@ -363,7 +378,7 @@
   }
   async function openFinder() {
     await Promise.all([runtime(), script("../vendor/blazeface/finder.js"), script("find.js")]);
-    return ort.InferenceSession.create(await unzip(MIFAD_FINDER.model), { executionProviders: ["wasm"] });
+    return openModel(MIFAD_FINDER.model);
   }
 
   // --- the square ------------------------------------------------------------------------------------------------------
@@ -575,5 +590,4 @@
   depth.value = 3;
   depth.addEventListener("change", refresh);
   network.addEventListener("change", () => use(network.value).then(refresh).catch(tell));
-  state.ready = true;
 })();
