@@ -1,5 +1,5 @@
 // The network in the page: a face goes in, and the seven probabilities, the maps and the angles come out.
-// Everything is loaded from the book's own folder, as scripts, so that it also works when the page is opened from disk.
+// onnxruntime-web computes. All is loaded from the book's own folder, as scripts: so it also works opened from disk.
 (() => {
   const root = document.getElementById("mifad-face");
   const base = new URL(".", document.currentScript.src);
