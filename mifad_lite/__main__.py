@@ -15,6 +15,7 @@ from .baseline import ResNetConfig
 from .bench import bench, bench_scaling
 from .checkpoint import NAMES, SHIPPED, load_network, shrink
 from .data import CLASSES, FaceData, flaws, load_fer2013
+from .distributed import place, speaks
 from .evaluate import evaluate_split
 from .explorer import explore
 from .export import export
@@ -91,6 +92,8 @@ def train_command(args: argparse.Namespace) -> None:
     changes |= computed(args)
     config = replace(config, arch=args.arch, network=network, **changes)
     _, record = fit(get_data(args.data), config, args.out, resume=args.resume, log=lambda line: print(line, flush=True))
+    if place()[0]:
+        return  # of several processes the first one speaks
     print(f"best on the public test: {100 * record['best_public_accuracy']:.2f} % after epoch {record['best_epoch']}")
     print(f"checkpoint, state and record: {args.out}/")
 
@@ -293,14 +296,18 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
+        if place()[1] > 1 and args.command != "train":
+            raise ValueError("several processes can share a training run and nothing else: start it without torchrun")
         args.run(args)
     except (ValueError, OSError, TrainingStopped) as error:
-        print(f"mifad_lite {args.command}: {error}", file=sys.stderr)
-        return 1
+        text, status = str(error), 1
     except KeyboardInterrupt:
-        print(f"mifad_lite {args.command}: stopped by you; what was written is whole", file=sys.stderr)
-        return 130
-    return 0
+        text, status = "stopped by you; what was written is whole", 130
+    else:
+        return 0
+    if speaks():
+        print(f"mifad_lite {args.command}: {text}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

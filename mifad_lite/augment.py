@@ -41,31 +41,37 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def augment(images: Tensor, strength: Augmentation, generator: torch.Generator | None = None) -> Tensor:
+def augment(
+    images: Tensor, strength: Augmentation, generator: torch.Generator | None = None, share: slice = slice(None)
+) -> Tensor:
     """uint8 (B, 1, H, W) -> float32 in [0, 1], each image changed by its own random draw.
 
-    The result is (B, 1, H, W), or (B, 1, crop, crop) where `strength.crop` is set. Raises ValueError where the crop is
-    larger than the image.
+    The result is (B, 1, H, W), or (B, 1, crop, crop) where `strength.crop` is set. share: the part of the batch to
+    compute, the same as that part of the whole result, since the numbers of all images are drawn. Raises ValueError
+    where the crop is larger than the image.
     """
-    x = to_float(images)
+    x = to_float(images[share])
     batch, _, height, width = x.shape
     if strength.crop > min(height, width):
         raise ValueError(f"crop = {strength.crop} is larger than the image, {height} x {width} pixels")
     size = (strength.crop, strength.crop) if strength.crop else (height, width)
 
+    def draw(*shape: int) -> Tensor:  # in [0, 1), for each image
+        return torch.rand((len(images), *shape), generator=generator, device=x.device)[share]
+
     def uniform(*shape: int) -> Tensor:  # in [-1, 1)
-        return torch.rand(shape, generator=generator, device=x.device) * 2 - 1
+        return draw(*shape) * 2 - 1
 
     def chance(p: float) -> Tensor:
-        return torch.rand(batch, generator=generator, device=x.device) < p
+        return draw() < p
 
     if strength.flip:
         x = torch.where(chance(strength.flip)[:, None, None, None], x.flip(3), x)
     if strength.rotate or strength.scale or strength.shift or size != (height, width):
-        angle = torch.deg2rad(strength.rotate * uniform(batch))
-        zoom = 1 + strength.scale * uniform(batch)
+        angle = torch.deg2rad(strength.rotate * uniform())
+        zoom = 1 + strength.scale * uniform()
         part = torch.tensor([size[1] / width, size[0] / height], device=x.device)  # of the image that the window sees
-        move = (2 * strength.shift + 1 - part) * uniform(batch, 2)  # grid coordinates span 2
+        move = (2 * strength.shift + 1 - part) * uniform(2)  # grid coordinates span 2
         cos, sin = zoom * angle.cos(), zoom * angle.sin()
         matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], dim=1).view(batch, 2, 3)
         matrix[:, :, :2] *= part
@@ -73,16 +79,16 @@ def augment(images: Tensor, strength: Augmentation, generator: torch.Generator |
         x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     if strength.contrast or strength.brightness:
         mean = x.mean((1, 2, 3), keepdim=True)
-        gain = 1 + strength.contrast * uniform(batch, 1, 1, 1)
-        x = ((x - mean) * gain + mean + strength.brightness * uniform(batch, 1, 1, 1)).clamp(0, 1)
+        gain = 1 + strength.contrast * uniform(1, 1, 1)
+        x = ((x - mean) * gain + mean + strength.brightness * uniform(1, 1, 1)).clamp(0, 1)
     if strength.erase:
-        side = torch.rand(batch, 2, generator=generator, device=x.device) * 0.23 + 0.1  # parts of height and width
-        corner = torch.rand(batch, 2, generator=generator, device=x.device) * (1 - side)
+        side = draw(2) * 0.23 + 0.1  # parts of height and width
+        corner = draw(2) * (1 - side)
         rows = torch.arange(size[0], device=x.device) / size[0]
         cols = torch.arange(size[1], device=x.device) / size[1]
         in_rows = (rows >= corner[:, :1]) & (rows < corner[:, :1] + side[:, :1])  # (B, H)
         in_cols = (cols >= corner[:, 1:]) & (cols < corner[:, 1:] + side[:, 1:])  # (B, W)
         hole = in_rows[:, None, :, None] & in_cols[:, None, None, :] & chance(strength.erase)[:, None, None, None]
-        noise = torch.rand(x.shape, generator=generator, device=x.device)
+        noise = draw(*x.shape[1:])
         x = torch.where(hole, noise, x)
     return x

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .augment import Augmentation, augment
 from .checkpoint import build, read_tensors, save_network, write_tensors
 from .data import FaceData
+from .distributed import guard, join
 from .evaluate import accuracy, predict_logits
 from .losses import AngularDistanceLoss, CenterLoss, IslandLoss
 from .model import PRESETS
@@ -117,7 +118,7 @@ PROFILES = {
 
 
 class TrainingStopped(RuntimeError):
-    """A loss or gradient that is not finite. The message says where, and what to change."""
+    """A loss or gradient that is not finite, or a lost process. The message says where, and what to do."""
 
 
 class Objective(nn.Module):
@@ -157,6 +158,18 @@ class Objective(nn.Module):
         return total, scores
 
 
+class Step(nn.Module):
+    """All of a step that has weights, as one module: what several processes share."""
+
+    def __init__(self, net: nn.Module, objective: Objective, features: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.net, self.objective, self.features = net, objective, features
+
+    def forward(self, x: Tensor, labels: Tensor, ramp: float, mix=None) -> tuple[Tensor, Tensor]:
+        """Images (B, 1, H, W) in [0, 1], and what `Objective` takes -> what it gives."""
+        return self.objective(self.net, self.features(x), labels, ramp, mix)
+
+
 def lr_factor(schedule: str, t: float, warmup: float = 0.2) -> float:
     """Part of the peak learning rate at t in [0, 1] of the run."""
     if schedule == "constant":
@@ -191,6 +204,7 @@ def ema_update(average: dict[str, Tensor], current: dict[str, Tensor], decay: fl
         average[name].copy_(current[name])
 
 
+@guard(TrainingStopped)
 def fit(
     data: FaceData,
     config: TrainConfig,
@@ -209,14 +223,25 @@ def fit(
     resume: go on from folder/last.safetensors. On a CPU the result is bit for bit that of an uncut run.
     log: called with one line per epoch.  progress: a tqdm bar (default: where standard error is a terminal).
 
-    Raises TrainingStopped at a loss or gradient norm that is not finite; ValueError where the folder holds another run.
+    Started by torchrun, the processes share each step and end with the same network (distributed.py); the first one
+    writes, logs and shows the bar.
+
+    Raises TrainingStopped at a loss or gradient norm that is not finite, or where another process is gone; ValueError
+    where the folder holds another run, or the processes cannot share the batch.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    team = join(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = team.device
     kind = torch.device(device).type
     folder = None if folder is None else Path(folder)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and a run needs a folder: name another one")
+    if config.compile and team.size > 1:
+        raise ValueError(f"steps shared by {team.size} processes are not compiled here: use --no-compile")
+    batch = min(config.batch, len(data.train))
+    share = team.share(batch)
     origin = provenance(data.name, data.sha256, device)  # of the code as it started
+    if team.size > 1:
+        origin["processes"] = team.size
     torch.manual_seed(config.seed)
     # In float32, torch 2.13's CPU convolutions crash in channels_last on networks only 4 or 8 channels wide.
     channels_last = config.channels_last and (config.bf16 or kind != "cpu")
@@ -231,8 +256,9 @@ def fit(
     optimizer = make_optimizer(config, net, objective)
     # Shapes never change in training. Taken for symbols they stop inductor, which must order strides.
     features = torch.compile(net.features, dynamic=False) if config.compile else net.features
+    shared_step = team.prepare(net, Step(net, objective, features))
+    draws = {} if team.size == 1 or config.mixup else {"share": share}  # mixup's partner may be in another share
 
-    batch = min(config.batch, len(images))
     steps = len(images) // batch
     total = steps * config.epochs
     history: list[dict] = []
@@ -252,36 +278,40 @@ def fit(
         net.train()
         sums = torch.zeros(2, device=device)  # loss, hits
         title = f"epoch {epoch + 1}/{config.epochs}"
-        bar = tqdm(range(steps), title, leave=False, unit="step", disable=None if progress is None else not progress)
+        hidden = team.rank > 0 or (None if progress is None else not progress)
+        bar = tqdm(range(steps), title, leave=False, unit="step", disable=hidden)
         for step in bar:
             t = (epoch * steps + step) / total
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(config.schedule, t, config.warmup)
             index = order[step * batch : (step + 1) * batch]
-            x = augment(images[index], config.augmentation, generator).contiguous(memory_format=layout)
+            x = augment(images[index], config.augmentation, generator, **draws).contiguous(memory_format=layout)
             y, mix = labels[index], None
             if config.mixup:
-                share = torch.distributions.Beta(config.mixup, config.mixup).sample((batch,)).to(device)
+                parts = torch.distributions.Beta(config.mixup, config.mixup).sample((batch,)).to(device)
                 partner = torch.randperm(batch, generator=generator, device=device)
-                x = torch.lerp(x[partner], x, share[:, None, None, None]).contiguous(memory_format=layout)
-                mix = share, y[partner]
+                x = torch.lerp(x[partner], x, parts[:, None, None, None]).contiguous(memory_format=layout)[share]
+                mix = parts[share], y[partner][share]
+            y = y[share]
             with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-                embedding = features(x)
-                loss, scores = objective(net, embedding, y, min(1.0, t / config.ramp) if config.ramp else 1.0, mix)
+                loss, scores = shared_step(x, y, min(1.0, t / config.ramp) if config.ramp else 1.0, mix)
             optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-            if not torch.isfinite(norm + loss.detach()):
+            result = team.mean(torch.stack([loss.detach(), (scores.argmax(1) == y).float().mean()]))
+            if not torch.isfinite(norm + result[0]):
                 raise TrainingStopped(
-                    f"epoch {epoch + 1}, step {step + 1}: loss {loss.item():g}, gradient norm {norm.item():g}; "
+                    f"epoch {epoch + 1}, step {step + 1}: loss {result[0].item():g}, gradient norm {norm.item():g}; "
                     "lower lr or the margin; the last whole epoch is kept"
                 )
             optimizer.step()
             n = epoch * steps + step + 1
             decay = min(1 - 1 / max(1.0, config.ema * total), (1 + n) / (10 + n)) if config.ema else 0.0
             ema_update(average.state_dict(), net.state_dict(), decay)
-            sums += torch.stack([loss.detach(), (scores.argmax(1) == y).float().mean()])
-        public = accuracy(predict_logits(average, data.public.images, bf16=config.bf16), data.public.labels)
+            sums += result
+        public = team.of_first(
+            lambda: accuracy(predict_logits(average, data.public.images, bf16=config.bf16), data.public.labels)
+        )
         seconds = time.perf_counter() - began
         mean_loss, train_accuracy = (sums / steps).tolist()
         history.append(
@@ -299,12 +329,12 @@ def fit(
             best = public
             best_state = {k: v.clone() for k, v in average.state_dict().items()}
         record = make_record(config, origin, history, best)
-        if folder is not None:
+        if folder is not None and team.rank == 0:
             if improved:
                 save_network(folder / "best.safetensors", average, epoch=epoch + 1, public_accuracy=best)
             save_state(folder / "last.safetensors", config, data, history, best, net, average, objective, optimizer)
             write_record(folder / "record.json", record)
-        if log:
+        if log and team.rank == 0:
             log(
                 f"epoch {epoch + 1:>3}/{config.epochs}  loss {mean_loss:.4f}  train {100 * train_accuracy:.2f} %  "
                 f"public test {100 * public:.2f} %  {steps * batch / seconds:.0f} images/s"
