@@ -6,6 +6,7 @@ Every process draws the random numbers of the whole batch and computes on its ow
 common is summed over the processes: means and variances in batch norm, gradients (DistributedDataParallel), the loss.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -94,13 +95,14 @@ def join(device: str) -> Team:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", local + 1))
         if here > torch.cuda.device_count():
             raise ValueError(
-                f"{here} processes on a machine where torch sees {torch.cuda.device_count()} GPU: each needs its own, so "
-                "lower --nproc-per-node, or set CUDA_VISIBLE_DEVICES= to train on the processor"
+                f"{here} processes on a machine where torch sees {torch.cuda.device_count()} GPU: each needs its own, "
+                "so lower --nproc-per-node, or set CUDA_VISIBLE_DEVICES= to train on the processor"
             )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
-    if not dist.is_initialized():
+    if not dist.is_initialized():  # once in a process: a second meeting at the same address can miss the others
         dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=10))
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     return Team(device, rank, size)
 
 
@@ -211,7 +213,6 @@ def guard(stopped: type[Exception], patience: float = 5.0):
     after = signal.SIG_IGN  # on its way out, a process need not be told again
     try:
         yield
-        dist.destroy_process_group()
         after = signal.SIG_DFL
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
