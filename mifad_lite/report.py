@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from . import plots
 from .checkpoint import DRAWN, SHIPPED, load_network
@@ -23,6 +24,7 @@ from .data import CLASSES, FaceSet
 from .evaluate import Z95
 from .export import Opened
 from .interactive import pack
+from .model import PRESETS, MIFADNet
 from .records import RESULTS, provenance, read_record, write_atomically
 from .synthetic import synthetic_faces
 from .train import PROFILES
@@ -30,6 +32,7 @@ from .train import PROFILES
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "book/beyond.md",
     "book/index.md",
     "book/face.md",
     "book/reproduce.md",
@@ -156,6 +159,7 @@ def values() -> dict[str, str]:
         "records.table": records_table(),
         "records.commands": records_commands(),
     }
+    out |= beyond()
     longer = read_record("long_run")
     out["long.epochs"], out["long.minutes"] = str(longer["config"]["epochs"]), f"{longer['seconds'] / 60:.0f}"
     for suffix, name in EVALUATIONS.items():
@@ -171,6 +175,61 @@ def values() -> dict[str, str]:
             out["rounding.faces"] = str(abs(public["hits"] - round(run["best_public_accuracy"] * public["n"])))
             out["plain.per_class"] = class_table(record["splits"]["private"])
     return out
+
+
+# Faces of AffectNet's training set with a label by hand, as those who train on it publish them.
+AFFECTNET = {
+    "neutral": 74_874,
+    "happy": 134_415,
+    "sad": 25_459,
+    "surprise": 14_090,
+    "fear": 6_378,
+    "disgust": 3_803,
+    "anger": 24_882,
+    "contempt": 3_750,
+}
+
+
+def beyond() -> dict[str, str]:
+    """What the page "Beyond one GPU" shows: arithmetic of AffectNet's counts, our speeds and our networks."""
+    n, fer = sum(AFFECTNET.values()), read_record("fer2013")["counts"]["train"]
+    speed = {row["name"]: row["images_per_second"] for row in read_record("bench")["training"]}
+    sides = {row["side"]: row["images_per_second"] for row in read_record("scaling")["resolution"]["rows"]}
+
+    def table(head: str, rows: list[tuple]) -> str:
+        line = "|---" + "|---:" * (head.count("|") - 2) + "|"
+        return "\n".join(["", "", head, line, *("| " + " | ".join(row) + " |" for row in rows), ""])
+
+    def gigabytes(images: int, size: int) -> str:
+        return f"{images * size / 1e9:.2f} GB"
+
+    memory = [
+        (name, f"{images:,}", gigabytes(images, 48**2), gigabytes(images, 224**2), gigabytes(images, 3 * 224**2))
+        for name, images in (("FER2013, training", sum(fer)), ("AffectNet, labelled", n), ("AffectNet, all", 10**6))
+    ]
+    measured = [("lite", 48, speed["lite"]), ("base", 48, speed["base"]), ("lite", 96, sides[96])]
+    hours = [(f"{name}, {side} x {side}", f"{r:.0f}", f"{n / r / 3600:.1f}") for name, side, r in measured]
+    least = n / speed["lite"] / 3600 * (224 / 48) ** 2
+    hours.append(("lite, 224 x 224, if cost grew with the area alone", "", f"{least:.1f}"))
+    nets = {name: MIFADNet(PRESETS[name]) for name in ("lite", "base", "wide")}
+    weights = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
+    norms = [m.num_features for m in nets["lite"].modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    traffic = [
+        (name, f"{w:,}", *(f"{2 * (k - 1) / k * 4 * w / 1e6:.1f} MB" for k in (2, 4, 8))) for name, w in weights.items()
+    ]
+    return {
+        "beyond.n": f"{n:,}",
+        "beyond.ratio": f"{n / sum(fer):.1f}",
+        "beyond.imbalance": f"{max(AFFECTNET.values()) / min(AFFECTNET.values()):.1f}",
+        "beyond.fer.imbalance": f"{max(fer) / min(fer):.1f}",
+        "beyond.fer.megabytes": f"{sum(fer) * 48**2 / 1e6:.0f}",
+        "beyond.memory": table("| faces | number | 48 x 48, grey | 224 x 224, grey | 224 x 224, colour |", memory),
+        "beyond.classes": table("| class | faces |", [(k, f"{v:,}") for k, v in AFFECTNET.items()]),
+        "beyond.hours": table("| network and image | images/s | hours for an epoch |", hours),
+        "beyond.traffic": table("| network | parameters | 2 processes | 4 processes | 8 processes |", traffic),
+        "beyond.norms": str(len(norms)),
+        "beyond.norm_numbers": f"{2 * sum(norms):,}",
+    }
 
 
 EVALUATIONS = {

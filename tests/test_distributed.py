@@ -6,6 +6,7 @@ process whose weights differ in the last bit of a float32 is 1e-4 off the loss w
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mifad_lite.__main__ as cli
-from mifad_lite import TrainConfig, fit, load_network, profile, synthetic_data
+from mifad_lite import TrainConfig, fit, load_network, profile, report, synthetic_data
 from mifad_lite.augment import Augmentation, augment
 from mifad_lite.distributed import Team, join, place, speaks
 from mifad_lite.model import PRESETS
@@ -436,6 +437,29 @@ def test_more_processes_than_gpus_are_refused(second_of_two, monkeypatch):
 def test_other_commands_are_refused(second_of_two, capsys):
     assert cli.main(["bench"]) == 1
     assert capsys.readouterr().err.endswith("start it without torchrun\n")
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/beyond.md"])
+def test_the_pages_start_what_there_is(page, root):
+    lines = re.findall(r"^torchrun (.*?)(?:  #.*)?$", (root / page).read_text("utf8"), re.MULTILINE)
+    assert lines
+    for line in lines:
+        options, command = line.split("-m mifad_lite ")
+        assert re.fullmatch(r"--nproc-per-node \d ", options)
+        assert cli.make_parser().parse_args(command.split()).command == "train"
+
+
+def test_what_the_page_counts():
+    """Arithmetic again, from the published counts and the network's shapes."""
+    numbers = report.values()
+    assert numbers["beyond.n"] == "287,651"
+    assert "| AffectNet, labelled | 287,651 | 0.66 GB | 14.43 GB | 43.30 GB |" in numbers["beyond.memory"]
+    parameters = sum(p.numel() for p in load_network("lite")[0].parameters())
+    assert f"| lite | {parameters:,} | {4 * parameters / 1e6:.1f} MB |" in numbers["beyond.traffic"]  # two: once P
+    speed = next(row for row in read_record("bench")["training"] if row["name"] == "base")["images_per_second"]
+    assert f"| base, 48 x 48 | {speed:.0f} | {287_651 / speed / 60 / 60:.1f} |" in numbers["beyond.hours"]
+    norms = 3 * 5 + 3 * (1 + 2) + 1  # columns; fusions with two attentions each; embedding
+    assert numbers["beyond.norms"] == str(norms)
 
 
 def test_one_process_starts_no_group(monkeypatch):
