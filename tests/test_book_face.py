@@ -273,7 +273,9 @@ def test_nothing_came_from_the_network_and_it_is_small(page, html):
     assert {"ort.wasm.min.js", "network_lite.js", "finder.js"} < {name.split("/")[-1].split("?")[0] for name in names}
     assert all(name.startswith(("file:", "data:", "blob:")) for name in names)
     folders = [html / "_static/face", html / "_static/vendor/onnxruntime", html / "_static/vendor/blazeface"]
-    assert sum(p.stat().st_size for folder in folders for p in folder.iterdir()) < 15e6
+    size = sum(p.stat().st_size for folder in folders for p in folder.iterdir())
+    assert size < 15e6
+    assert f"about {size / 1e6:.0f} MB" in page.find(".why").text
 
 
 def test_without_webassembly_the_still_stays(browser, html):
