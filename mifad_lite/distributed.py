@@ -189,7 +189,7 @@ def guard(stopped: type[Exception], patience: float = 5.0):
     if place()[1] == 1:
         yield
         return
-    told = f"told to stop, as torchrun does when another process of the run has ended; {GONE}"
+    told = f"told to stop (torchrun does so where another process of the run has ended); {GONE}"
 
     def stop(*_):
         raise stopped(told)

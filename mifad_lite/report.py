@@ -204,7 +204,7 @@ def beyond() -> dict[str, str]:
         return f"{images * size / 1e9:.2f} GB"
 
     memory = [
-        (name, f"{images:,}", gigabytes(images, 48**2), gigabytes(images, 224**2), gigabytes(images, 3 * 224**2))
+        (name, f"{images:,}", gigabytes(images, 48**2), gigabytes(images, 3 * 224**2))
         for name, images in (("FER2013, training", sum(fer)), ("AffectNet, labelled", n), ("AffectNet, all", 10**6))
     ]
     measured = [("lite", 48, speed["lite"]), ("base", 48, speed["base"]), ("lite", 96, sides[96])]
@@ -215,7 +215,7 @@ def beyond() -> dict[str, str]:
     weights = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     norms = [m.num_features for m in nets["lite"].modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     traffic = [
-        (name, f"{w:,}", *(f"{2 * (k - 1) / k * 4 * w / 1e6:.1f} MB" for k in (2, 4, 8))) for name, w in weights.items()
+        (name, f"{w:,}", *(f"{2 * (k - 1) / k * 4 * w / 1e6:.1f} MB" for k in (2, 8))) for name, w in weights.items()
     ]
     return {
         "beyond.n": f"{n:,}",
@@ -223,10 +223,10 @@ def beyond() -> dict[str, str]:
         "beyond.imbalance": f"{max(AFFECTNET.values()) / min(AFFECTNET.values()):.1f}",
         "beyond.fer.imbalance": f"{max(fer) / min(fer):.1f}",
         "beyond.fer.megabytes": f"{sum(fer) * 48**2 / 1e6:.0f}",
-        "beyond.memory": table("| faces | number | 48 x 48, grey | 224 x 224, grey | 224 x 224, colour |", memory),
+        "beyond.memory": table("| faces | number | 48 x 48, grey | 224 x 224, colour |", memory),
         "beyond.classes": table("| class | faces |", [(k, f"{v:,}") for k, v in AFFECTNET.items()]),
         "beyond.hours": table("| network and image | images/s | hours for an epoch |", hours),
-        "beyond.traffic": table("| network | parameters | 2 processes | 4 processes | 8 processes |", traffic),
+        "beyond.traffic": table("| network | parameters | 2 processes | 8 processes |", traffic),
         "beyond.norms": str(len(norms)),
         "beyond.norm_numbers": f"{2 * sum(norms):,}",
     }
