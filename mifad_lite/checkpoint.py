@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .baseline import ColumnsNet, ResNet18, ResNetConfig
@@ -34,7 +34,8 @@ def build(arch: str, config: dict) -> nn.Module:
 def write_tensors(path: Path | str, tensors: dict[str, Tensor], meta: dict) -> None:
     """Write tensors and a JSON-able dict as one safetensors file, atomically."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_atomically(path, lambda p: save_file(tensors, p, metadata={"mifad": json.dumps(meta)}))
+    raw = save(tensors, {"mifad": json.dumps(meta)})  # save_file would leave a temporary file of its own after kill -9
+    write_atomically(path, lambda p: p.write_bytes(raw))
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:

@@ -1,5 +1,6 @@
 """Run records: small JSON files that commands write and the book reads. No number reaches the book another way."""
 
+import contextlib
 import json
 import os
 import platform
@@ -56,15 +57,24 @@ def device_name(device: str) -> str:
 
 
 def write_atomically(path: Path | str, write) -> None:
-    """Call `write(temporary path)`, then rename: a reader sees the old file or the new one, never half of one."""
+    """Call `write(temporary path)`, then rename: a reader sees the old file or the new one, never half of one.
+
+    Raises OSError with one sentence that names `path`: the disk is full, the folder may not be written to, or what
+    stands there is a folder or a device.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():  # /dev/null would become a file, too
+            raise OSError("something stands there that is not a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path} was not written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_record(path: Path | str, record: dict) -> None:

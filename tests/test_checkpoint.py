@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -235,13 +237,29 @@ def test_a_type_of_number_that_cannot_be_checked(path):
 def test_a_failed_write_keeps_the_old_file(path, net, monkeypatch):
     before = path.read_bytes()
 
-    def half(tensors, partial, metadata):
-        Path(partial).write_bytes(before[:100])
+    def half(partial, raw):
+        with open(partial, "wb") as file:
+            file.write(raw[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match=f"{re.escape(str(path))} was not written: disk full"):
         save_network(path, net)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(path, net):
+    """What the operating system really says. A file may not grow beyond 999 bytes here."""
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (999, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_network(path, net)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(path) in str(caught.value)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

@@ -55,6 +55,17 @@ def test_a_writer_that_fails_midway_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    """Renaming over a device makes it a file: as root, `--out /dev/null` would break the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match=f"{name} was not written: something stands there"):
+            write_record(tmp_path / name, {})
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe\x00", b"accuracy 67.10 %"])
 def test_a_bad_record_gets_one_sentence(content, tmp_path):
     path = tmp_path / "record.json"
