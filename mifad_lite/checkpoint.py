@@ -1,8 +1,10 @@
 """Networks on disk: weights in safetensors, what they are in its metadata. Nothing is unpickled, ever."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -31,25 +33,44 @@ def build(arch: str, config: dict) -> nn.Module:
     return network(configuration(**config))
 
 
+def checksum(tensors: dict[str, Tensor], meta: str) -> str:
+    """SHA-256 of the metadata's text, then of each tensor's name, type, shape and bytes, by name."""
+    digest = hashlib.sha256(meta.encode())
+    for name, t in sorted(tensors.items()):
+        digest.update(f"\0{name} {t.dtype} {list(t.shape)}\0".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def write_tensors(path: Path | str, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Write tensors and a JSON-able dict as one safetensors file, atomically."""
+    """Write tensors and a JSON-able dict as one safetensors file, atomically, with their `checksum`."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    raw = save(tensors, {"mifad": json.dumps(meta)})  # save_file would leave a temporary file of its own after kill -9
+    text = json.dumps(meta)
+    # save_file would write a temporary file of its own, which kill -9 leaves behind
+    raw = save(tensors, {"mifad": text, "sha256": checksum(tensors, text)})
     write_atomically(path, lambda p: p.write_bytes(raw))
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
-    """Read what `write_tensors` wrote. Raises CheckpointError for anything else."""
+    """Read what `write_tensors` wrote. Raises CheckpointError for anything else.
+
+    A file without a checksum is read as well: the networks that ship are older than it.
+    """
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:
         with safe_open(str(path), framework="pt") as file:
-            meta = (file.metadata() or {}).get("mifad")
+            header = file.metadata() or {}
+            meta = header.get("mifad")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if meta is None:
             raise CheckpointError(f"{path}: a safetensors file, but not one that mifad_lite wrote")
+        if header.get("sha256", "") not in ("", checksum(tensors, meta)):
+            raise CheckpointError(f"{path}: the file was damaged after it was written (its checksum is another)")
         return tensors, json.loads(meta)
-    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from None
 
 
@@ -68,10 +89,18 @@ def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
     path = SHIPPED if path is None else NAMES.get(str(path), path)
     tensors, meta = read_tensors(path)
     try:
+        with torch.device("meta"):  # shapes alone: a small file cannot ask for the memory of a huge network
+            wanted = build(meta["arch"], meta["config"]).state_dict()
+        for name in sorted(wanted.keys() | tensors.keys()):
+            have, want = tensors.get(name), wanted.get(name)
+            if have is None or want is None:
+                raise ValueError(f"{name} is {'missing' if have is None else 'none of its tensors'}")
+            if have.shape != want.shape or have.is_floating_point() != want.is_floating_point():
+                raise ValueError(f"{name} is {have.dtype} {list(have.shape)}, not {want.dtype} {list(want.shape)}")
         net = build(meta["arch"], meta["config"])
         net.load_state_dict(tensors)
         bad = next((n for n, t in tensors.items() if t.is_floating_point() and not t.float().isfinite().all()), None)
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         first = " ".join(str(error).split()[:40])
         raise CheckpointError(f"{path}: the weights do not fit the network they name ({first})") from None
     if bad:

@@ -264,6 +264,39 @@ def test_a_full_disk_is_an_error_that_names_the_file(path, net):
     assert list(path.parent.iterdir()) == [path]
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0, 2**20), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_the_weights_is_noticed(net, tmp_path, where, bit):
+    path = tmp_path / "net.safetensors"
+    save_network(path, net)
+    raw = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    raw[start + where % (len(raw) - start)] ^= 1 << bit
+    path.write_bytes(raw)
+    assert "damaged after it was written" in failure(path)
+
+
+def test_other_metadata_is_noticed_and_a_file_without_checksum_is_read(path, net):
+    """The sum covers what the file says of itself. The networks that ship have none."""
+    raw = path.read_bytes()
+    changed = raw.replace(rb"\"dropout\": 0.1", rb"\"dropout\": 0.2")
+    assert changed != raw
+    path.write_bytes(changed)
+    assert "damaged after it was written" in failure(path)
+    meta = {"arch": "mifad", "config": CONFIG.to_dict()}
+    save_file(net.state_dict(), path, metadata={"mifad": json.dumps(meta)})
+    assert torch.equal(load_network(path)[0].head.weight, net.head.weight)
+
+
+def test_a_small_file_that_asks_for_a_huge_network(path, monkeypatch):
+    """Its shapes are compared before a single weight is made."""
+    tensors, meta = read_tensors(path)
+    meta["config"]["embedding"] = 10**12
+    write_tensors(path, tensors, meta)
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *args: pytest.fail("it was built"))
+    assert "embed.weight is torch.float32 [8, 12], not torch.float32 [1000000000000, 12]" in failure(path)
+
+
 def test_metadata_nested_without_end_is_refused(tmp_path):
     deep = tmp_path / "deep.safetensors"
     save_file({"w": torch.zeros(1)}, deep, metadata={"mifad": "[" * 100_000})
