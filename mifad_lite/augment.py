@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .model import check_numbers
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -30,6 +32,10 @@ class Augmentation:
     contrast: float = 0.2
     erase: float = 0.1
     crop: int = 0
+
+    def __post_init__(self):
+        check_numbers(self, flip=(0.0, 1.0), rotate=(0.0, 360.0), scale=(0.0, 0.99), shift=(0.0, 1.0))
+        check_numbers(self, brightness=(0.0, 10.0), contrast=(0.0, 10.0), erase=(0.0, 1.0), crop=(0, 4096))
 
     @classmethod
     def none(cls) -> "Augmentation":

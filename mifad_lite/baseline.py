@@ -20,7 +20,7 @@ class ResNetConfig:
     def __post_init__(self):
         for name in ("width", "classes"):
             if not is_size(value := getattr(self, name)):
-                raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1")
+                raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1, at most a million")
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ ARCHITECTURES = {
     "resnet18": (ResNet18, ResNetConfig),
     "columns": (ColumnsNet, MIFADConfig),
 }
+LARGEST = 10**9  # parameters: 4 GB. The largest preset has 7 million.
 
 
 class CheckpointError(ValueError):
@@ -28,9 +30,21 @@ class CheckpointError(ValueError):
 
 
 def build(arch: str, config: dict) -> nn.Module:
-    """A fresh network from its architecture's name (a key of ARCHITECTURES) and a dict of its configuration."""
+    """A fresh network from its architecture's name (a key of ARCHITECTURES) and a dict of its configuration.
+
+    Raises ValueError for an unknown name or configuration, and for more parameters than LARGEST.
+    """
+    if arch not in tuple(ARCHITECTURES) or not isinstance(config, dict):
+        raise ValueError(f"arch {arch!r} with network {config!r} is none: use one of {', '.join(ARCHITECTURES)}")
     network, configuration = ARCHITECTURES[arch]
-    return network(configuration(**config))
+    if unknown := config.keys() - {f.name for f in fields(configuration)}:
+        raise ValueError(f"{arch} has no setting {sorted(map(str, unknown))[0]!r}")
+    config = configuration(**config)
+    with torch.device("meta"):  # counted without taking memory
+        size = sum(p.numel() for p in network(config).parameters())
+    if size > LARGEST:
+        raise ValueError(f"the network would have {size:,} parameters, {LARGEST:,} at most: lower its widths")
+    return network(config)
 
 
 def checksum(tensors: dict[str, Tensor], meta: str) -> str:

@@ -1,19 +1,27 @@
 """MIFAD-Net on one page (paper Figure 1): columns, fusion at depths 4, 5 and 6, embedding, cosines."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .columns import FUSED_DEPTHS, Column
+from .columns import DEPTH, FUSED_DEPTHS, Column
 from .fusion import InteractiveFusion
 from .losses import CosineClassifier
 
 
+def check_numbers(config, **ranges: tuple) -> None:
+    """Raise ValueError unless each field named is a number from low to high, a whole one where these are."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        kind, kinds = ("whole number", int) if isinstance(low, int) else ("number", (int, float))
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:  # NaN is refused, too
+            raise ValueError(f"{name} = {value!r} must be a {kind} from {low:g} to {high:g}")
+
+
 def is_size(value) -> bool:
     """Whether a layer can have so many channels."""
-    return isinstance(value, int) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**6
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,11 @@ class MIFADConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        nested = [tuple(w) if isinstance(w, Sequence) else w for w in self.widths]  # lists, as JSON gives them
+        for name in ("kernel_sizes", "widths", "pool_after"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) or (name == "widths" and not value):
+                raise ValueError(f"{name} is {value!r}, and must be a list of whole numbers")
+        nested = [tuple(w) if isinstance(w, list) else w for w in self.widths]  # lists, as JSON gives them
         object.__setattr__(self, "kernel_sizes", tuple(self.kernel_sizes))
         object.__setattr__(self, "widths", tuple(nested))
         object.__setattr__(self, "pool_after", tuple(self.pool_after))
@@ -56,14 +68,18 @@ class MIFADConfig:
             raise ValueError("kernel_sizes is empty: name at least one odd kernel size")
         if self.head not in ("cosine", "linear"):
             raise ValueError(f"head {self.head!r} is unknown: use cosine or linear")
-        per_column = any(isinstance(w, tuple) for w in nested)
-        if per_column and len(nested) != len(self.kernel_sizes):
-            raise ValueError(f"{len(nested)} tuples of widths were given for {len(self.kernel_sizes)} columns")
+        tuples = sum(isinstance(w, tuple) for w in nested)
+        if tuples and (tuples != len(nested) or len(nested) != len(self.kernel_sizes)):
+            raise ValueError(f"{tuples} tuples of widths were given for {len(self.kernel_sizes)} columns")
+        if not all(is_size(depth) and depth < DEPTH for depth in self.pool_after):
+            raise ValueError(f"pool_after is {self.pool_after!r}, and must hold depths from 1 to {DEPTH - 1}")
         sizes = [(name, getattr(self, name)) for name in ("channels", "pool_grid", "embedding", "classes")]
+        sizes += [("a kernel size in kernel_sizes", size) for size in self.kernel_sizes]
         sizes += [("a column's width", width) for row in self.column_widths() for width in row]
         for name, value in sizes:
             if not is_size(value):
-                raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1")
+                raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1, at most a million")
+        check_numbers(self, pool_grid=(1, 48), scale=(1e-6, 1e6), dropout=(0.0, 0.99))
 
     def column_widths(self) -> list[tuple[int, ...]]:
         """The six widths of each column."""

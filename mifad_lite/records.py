@@ -77,6 +77,19 @@ def write_atomically(path: Path | str, write) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(path: Path | str) -> None:
+    """Remove what `write_atomically` left beside `path` when its process was killed: a temporary file of a dead one."""
+    for left in Path(path).parent.glob(f".{Path(path).name}.*"):
+        number = left.name.rpartition(".")[2]
+        if number.isdecimal() and os.name == "posix":  # elsewhere os.kill ends the process that it asks for
+            try:
+                os.kill(int(number), 0)
+            except ProcessLookupError:
+                left.unlink(missing_ok=True)
+            except OSError:
+                continue  # it lives
+
+
 def write_record(path: Path | str, record: dict) -> None:
     """Write a record as indented JSON. Raises ValueError where it holds NaN or infinity, before touching the file."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"

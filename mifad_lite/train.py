@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .augment import Augmentation, augment
-from .checkpoint import build, read_tensors, save_network, write_tensors
+from .checkpoint import ARCHITECTURES, build, load_network, read_tensors, save_network, write_tensors
 from .data import FaceData
 from .distributed import guard, join
 from .evaluate import accuracy, predict_logits
 from .losses import AngularDistanceLoss, CenterLoss, IslandLoss
-from .model import PRESETS
-from .records import provenance, write_record
+from .model import PRESETS, MIFADConfig, check_numbers
+from .records import provenance, read_record, sweep, write_record
 
 LOSSES = ("angular", "softmax", "center", "island")
 
@@ -64,22 +64,31 @@ class TrainConfig:
 
     def __post_init__(self):
         for name, allowed in (
+            ("arch", tuple(ARCHITECTURES)),
             ("loss", LOSSES),
             ("optimizer", ("adamw", "adam", "sgd")),
             ("schedule", ("one-cycle", "cosine", "constant")),
+            *((name, (True, False)) for name in ("bf16", "channels_last", "compile")),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}")
-        if self.epochs < 1 or self.batch < 2:
-            raise ValueError(f"epochs = {self.epochs} must be at least 1 and batch = {self.batch} at least 2")
+            value = getattr(self, name)
+            if value not in allowed or isinstance(value, (int, float)) and not isinstance(value, bool):
+                raise ValueError(f"{name} {value!r} is unknown: use one of {', '.join(map(str, allowed))}")
+        check_numbers(self, epochs=(1, 10**6), batch=(2, 10**9), seed=(-(10**12), 10**12))
+        check_numbers(self, lr=(0.0, 1e38), weight_decay=(0.0, 1e6), clip=(1e-9, 1e9), margin=(-100.0, 100.0))
+        check_numbers(self, ramp=(0.0, 1.0), warmup=(0.0, 1.0), ema=(0.0, 100.0), aux_weight=(0.0, 1e6))
+        check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0))
+        if not isinstance(self.network, dict):
+            raise ValueError(f"network is {self.network!r}, and must be a dict, as MIFADConfig(...).to_dict() makes it")
         if self.loss == "angular" and self.network.get("head") != "cosine":
             raise ValueError("the angular loss needs cosines: set the network's head to 'cosine'")
-        if not 0 <= self.smoothing < 1 or not self.mixup >= 0:
-            raise ValueError(f"smoothing = {self.smoothing} must lie in [0, 1), mixup = {self.mixup} must be 0 or more")
         if self.mixup and self.loss in ("center", "island"):
             raise ValueError(f"mixup blends two labels, and the {self.loss} loss knows but one center: set it to 0")
         if isinstance(self.augmentation, dict):
+            if unknown := self.augmentation.keys() - {f.name for f in fields(Augmentation)}:
+                raise ValueError(f"augmentation has no setting {sorted(map(str, unknown))[0]!r}")
             object.__setattr__(self, "augmentation", Augmentation(**self.augmentation))
+        if not isinstance(self.augmentation, Augmentation):
+            raise ValueError(f"augmentation is {self.augmentation!r}, and must be an Augmentation")
 
     def to_dict(self) -> dict:
         return json.loads(json.dumps(asdict(self)))  # tuples as JSON has them, so that a resumed run compares equal
@@ -130,7 +139,7 @@ class Objective(nn.Module):
         self.aux_weight = config.aux_weight
         self.smoothing = config.smoothing
         if config.loss == "angular":
-            self.angular = AngularDistanceLoss(config.network["scale"], config.margin)
+            self.angular = AngularDistanceLoss(config.network.get("scale", MIFADConfig.scale), config.margin)
         elif config.loss in ("center", "island"):
             self.aux = (CenterLoss if config.loss == "center" else IslandLoss)(classes, embedding)
 
@@ -249,10 +258,11 @@ def fit(
     net = build(config.arch, config.network).to(device, memory_format=layout)
     average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
     average.load_state_dict(net.state_dict())
+    check_data(data, net.config, config.augmentation.crop)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
     with torch.no_grad():
         width = net.eval().features(torch.zeros(1, 1, 48, 48, device=device)).shape[1]
-    objective = Objective(config, width, config.network["classes"]).to(device)
+    objective = Objective(config, width, net.config.classes).to(device)
     optimizer = make_optimizer(config, net, objective)
     # Shapes never change in training. Taken for symbols they stop inductor, which must order strides.
     features = torch.compile(net.features, dynamic=False) if config.compile else net.features
@@ -266,7 +276,12 @@ def fit(
     best_state = None
     if resume and folder is not None and (folder / "last.safetensors").exists():
         history, best = load_state(folder / "last.safetensors", config, data, net, average, objective, optimizer)
-        best_state = read_tensors(folder / "best.safetensors")[0]
+        best_state = load_best(folder / "best.safetensors", config, average)
+        record = make_record(config, origin, history, best)
+        for name in ("best.safetensors", "last.safetensors", "record.json"):
+            sweep(folder / name)
+        if not is_record_of(folder / "record.json", history):  # the run was killed before it wrote this
+            write_record(folder / "record.json", record)
     elif folder is not None and (folder / "last.safetensors").exists():
         raise ValueError(f"{folder} already holds a run: go on with --resume, or name another folder")
 
@@ -343,6 +358,16 @@ def fit(
     return average.eval(), make_record(config, origin, history, best)
 
 
+def check_data(data: FaceData, network, crop: int) -> None:
+    """Raise ValueError where these faces cannot train a network of this configuration."""
+    if len(data.train) < 2 or not len(data.public):
+        raise ValueError(f"{len(data.train)} faces to train on and {len(data.public)} in the public test are too few")
+    if (most := int(max(data.train.labels.max(), data.public.labels.max()))) >= network.classes:
+        raise ValueError(f"classes = {network.classes} is too few: the data has a label {most}")
+    if 0 < crop < (least := 2 ** len(set(getattr(network, "pool_after", ())))):
+        raise ValueError(f"crop = {crop} is too small: the pools leave nothing of less than {least} pixels")
+
+
 def make_record(config: TrainConfig, origin: dict, history: list[dict], best: float) -> dict:
     return {
         "kind": "train",
@@ -367,19 +392,73 @@ def save_state(path, config, data, history, best, net, average, objective, optim
     write_tensors(path, tensors, meta)
 
 
+HISTORY = ("epoch", "loss", "train_accuracy", "public_accuracy", "lr", "seconds")
+
+
+def is_record_of(path: Path, history: list[dict]) -> bool:
+    """Whether a record is there and tells of these epochs."""
+    try:
+        return read_record(path)["epochs"] == history
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def load_best(path: Path, config: TrainConfig, average: nn.Module) -> dict[str, Tensor]:
+    """The weights of a run's best network. Raises ValueError where the file holds another run's."""
+    net, meta = load_network(path)
+    if meta["arch"] != config.arch or net.config != average.config:
+        raise ValueError(f"{path}: this is not the best network of this run; name another folder")
+    return net.state_dict()
+
+
+def misfit(tensors: dict[str, Tensor], wanted: dict[str, torch.Size], optional: str) -> str | None:
+    """The first tensor that is missing (unless its name starts as `optional`), foreign, misshapen or not finite."""
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors and name.startswith(optional):
+            continue
+        if name not in tensors or name not in wanted or tensors[name].shape != wanted[name]:
+            return name
+        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+            return name
+    return None
+
+
 def load_state(path, config, data, net, average, objective, optimizer) -> tuple[list[dict], float]:
     """Undo `save_state`: -> history, best public accuracy. Raises ValueError where the file is of another run."""
     tensors, meta = read_tensors(path)
-    if not {"data", "config", "history", "best"} <= meta.keys():
+    if not isinstance(meta, dict) or not {"data", "config", "history", "best"} <= meta.keys():
         raise ValueError(f"{path}: this is not the state of a training run; name another folder")
     if meta["data"] != data.sha256:
         raise ValueError(f"{path}: this run was trained on other data; resume it with the same, or start a new folder")
     if meta["config"] != config.to_dict():
-        changed = [k for k, v in config.to_dict().items() if meta["config"].get(k) != v]
+        there = meta["config"] if isinstance(meta["config"], dict) else {}
+        changed = [k for k, v in config.to_dict().items() if there.get(k) != v] or ["configuration"]
         raise ValueError(f"{path}: this run has another {', '.join(changed)}; resume it unchanged or name a new folder")
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    history, best = meta["history"], meta["best"]
+    try:
+        numbers = [[epoch[key] for key in HISTORY] for epoch in history]
+        sound = [row[0] for row in numbers] == [*range(1, len(history) + 1)] and 0 < len(history) <= config.epochs
+        sound = sound and all(math.isfinite(x) for row in numbers for x in row)
+        sound = sound and abs(best - max(epoch["public_accuracy"] for epoch in history)) < 1e-5
+    except (LookupError, TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: its history of epochs is damaged; start again in another folder")
+    keys = ("momentum_buffer",) if config.optimizer == "sgd" else ("step", "exp_avg", "exp_avg_sq")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    wanted = {
+        f"optimizer.{i}.{key}": torch.Size() if key == "step" else p.shape
+        for i, p in enumerate(parameters)
+        for key in keys
+    }
+    for prefix, module in (("net.", net), ("average.", average), ("objective.", objective)):
+        wanted |= {prefix + name: tensor.shape for name, tensor in module.state_dict().items()}
+    if name := misfit(tensors, wanted, "optimizer."):
+        raise ValueError(f"{path}: the tensor {name} does not fit this run; start again in another folder")
 
     net.load_state_dict(part("net."))
     average.load_state_dict(part("average."))
@@ -388,12 +467,14 @@ def load_state(path, config, data, net, average, objective, optimizer) -> tuple[
     for name, tensor in part("optimizer.").items():
         index, key = name.split(".")
         state.setdefault(int(index), {})[key] = tensor
+    if bad := [i for i, own in state.items() if len(own) != len(keys)]:
+        raise ValueError(f"{path}: the optimizer's state {bad[0]} is not whole; start again in another folder")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     for p, own in optimizer.state.items():  # the file is contiguous; a fused update pairs numbers in memory order
         for key, value in own.items():
             if isinstance(value, Tensor) and value.shape == p.shape:
                 own[key] = torch.empty_like(p).copy_(value)
-    return meta["history"], meta["best"]
+    return history, best
 
 
 def profile(name: str, **changes) -> TrainConfig:

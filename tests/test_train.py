@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mifad_lite import MIFADNet, ResNet18, ResNetConfig, TrainConfig, fit, load_network, profile, synthetic_data, train
+from mifad_lite import (
+    MIFADConfig,
+    MIFADNet,
+    ResNet18,
+    ResNetConfig,
+    TrainConfig,
+    fit,
+    load_network,
+    profile,
+    synthetic_data,
+    train,
+)
 from mifad_lite.augment import Augmentation, augment
-from mifad_lite.checkpoint import CheckpointError, build
+from mifad_lite.checkpoint import CheckpointError, build, read_tensors, save_network, write_tensors
 from mifad_lite.data import FaceData
 from mifad_lite.model import PRESETS
 from mifad_lite.records import read_record
@@ -292,10 +304,10 @@ def test_mixed_images_are_blends_of_two_of_the_batch(data, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"smoothing": 1.0}, "smoothing = 1.0 must lie in"),
-        ({"smoothing": -0.1}, "smoothing = -0.1 must lie in"),
-        ({"mixup": -1.0}, "mixup = -1.0 must be 0 or more"),
-        ({"mixup": math.nan}, "mixup = nan must be 0 or more"),
+        ({"smoothing": 1.0}, "smoothing = 1.0 must be a number from 0 to 0.99"),
+        ({"smoothing": -0.1}, "smoothing = -0.1 must be a number"),
+        ({"mixup": -1.0}, "mixup = -1.0 must be a number from 0"),
+        ({"mixup": math.nan}, "mixup = nan must be a number from 0"),
         ({"mixup": 0.2, "loss": "island", "network": LINEAR}, "the island loss knows but one center"),
     ],
 )
@@ -466,14 +478,56 @@ def test_a_configuration_survives_json(name):
         ({"loss": "hinge"}, "loss 'hinge' is unknown: use one of angular, softmax, center, island"),
         ({"optimizer": "lion"}, "optimizer 'lion' is unknown"),
         ({"schedule": "step"}, "schedule 'step' is unknown"),
-        ({"epochs": 0}, "epochs = 0 must be at least 1"),
-        ({"batch": 1}, "batch = 1 at least 2"),
+        ({"epochs": 0}, "epochs = 0 must be a whole number from 1 to"),
+        ({"batch": 1}, "batch = 1 must be a whole number from 2 to"),
         ({"network": LINEAR}, "the angular loss needs cosines"),
+        ({"epochs": "3"}, "epochs = '3' must be a whole number"),
+        ({"epochs": True}, "epochs = True must be a whole number"),
+        ({"batch": 2.0}, "batch = 2.0 must be a whole number"),
+        ({"seed": 10**30}, "seed = 1000000000000000000000000000000 must be a whole number"),
+        ({"lr": math.nan}, "lr = nan must be a number"),
+        ({"lr": None}, "lr = None must be a number"),
+        ({"clip": math.inf}, "clip = inf must be a number"),
+        ({"loss": ["angular"]}, "is unknown: use one of angular"),
+        ({"arch": "vgg"}, "arch 'vgg' is unknown: use one of mifad, resnet18, columns"),
+        ({"bf16": 1}, "bf16 1 is unknown: use one of True, False"),
+        ({"network": None}, "network is None, and must be a dict"),
+        ({"augmentation": {"colour": 1}}, "augmentation has no setting 'colour'"),
+        ({"augmentation": None}, "augmentation is None, and must be an Augmentation"),
+        ({"augmentation": {"rotate": math.nan}}, "rotate = nan must be a number"),
     ],
 )
 def test_a_bad_configuration_is_refused(changes, reason):
     with pytest.raises(ValueError, match=reason):
         quick(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"network": {**MINI, "colour": 1}}, "mifad has no setting 'colour'"),
+        ({"network": {**MINI, "classes": 3}}, "classes = 3 is too few: the data has a label 6"),
+        ({"network": {**MINI, "channels": 10**5}}, "parameters, 1,000,000,000 at most"),
+        ({"augmentation": Augmentation(crop=3)}, "crop = 3 is too small"),
+        ({"augmentation": Augmentation(crop=49)}, "crop = 49 is larger"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(changes, reason, data, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        fit(data, quick(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("train", "public"), [(1, 7), (7, 0)])
+def test_too_few_faces_are_refused(train, public, data, tmp_path):
+    few = FaceData(data.train.subset(slice(train)), data.public.subset(slice(public)), data.private, "few", "ab" * 32)
+    with pytest.raises(ValueError, match=f"{train} faces to train on and {public} in the public test are too few"):
+        fit(few, quick(), tmp_path / "run")
+
+
+def test_a_network_that_leaves_its_defaults_unsaid_trains(data):
+    network = {k: v for k, v in MINI.items() if k not in ("scale", "classes", "attention")}
+    assert fit(data, quick(network=network, epochs=1))[1]["epochs"][0]["loss"] > 0
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
@@ -633,6 +687,65 @@ def test_a_damaged_state_is_not_resumed(started, data):
         (started / name).write_bytes(whole)
     (started / "last.safetensors").write_bytes((started / "best.safetensors").read_bytes())  # a network, but no state
     refusal(ValueError, started, data, quick(), resume=True)
+
+
+def altered(path, change):
+    """Write a file of a run again with other content, correctly signed."""
+    tensors, meta = read_tensors(path)
+    new = change(tensors, meta)
+    write_tensors(path, *(new if isinstance(new, tuple) else (tensors, meta)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t, m: (t, [1, 2]), "not the state"),
+        (lambda t, m: m.update(config=["smoke"]), "another arch"),
+        (lambda t, m: m.update(history=3), "history of epochs is damaged"),
+        (lambda t, m: m.update(history=m["history"] * 2), "history of epochs is damaged"),
+        (lambda t, m: m["history"][0].pop("loss"), "history of epochs is damaged"),
+        (lambda t, m: m.update(best="good"), "history of epochs is damaged"),
+        (lambda t, m: m.update(best=m["best"] + 0.1), "history of epochs is damaged"),
+        (lambda t, m: t.pop("net.head.weight") is None, r"net\.head\.weight does not fit"),
+        (lambda t, m: t.update({"net.head.weight": torch.ones(7, 9)}), r"net\.head\.weight does not fit"),
+        (lambda t, m: t["average.norm.weight"].fill_(math.nan) is None, r"average\.norm\.weight does not fit"),
+        (lambda t, m: t.update({"optimizer.x.y.z": torch.ones(1)}), r"optimizer\.x\.y\.z does not fit"),
+        (lambda t, m: t.pop("optimizer.0.step") is None, "optimizer's state 0 is not whole"),
+        (lambda t, m: t.update({"optimizer.0.exp_avg": torch.ones(3)}), r"optimizer\.0\.exp_avg does not fit"),
+    ],
+)
+def test_an_altered_state_is_not_resumed(started, data, change, says):
+    altered(started / "last.safetensors", change)
+    with pytest.raises(ValueError, match=says):
+        fit(data, quick(), started, resume=True)
+    refusal(ValueError, started, data, quick(), resume=True)
+
+
+def test_the_best_network_of_another_run_is_not_taken(started, data):
+    """It was found out after the last epoch only, when training was done."""
+    save_network(started / "best.safetensors", MIFADNet(replace(MIFADConfig(**MINI), embedding=9)))
+    assert "not the best network of this run" in refusal(ValueError, started, data, quick(), resume=True)
+
+
+def test_a_run_that_was_killed_before_its_record_gets_it(data, tmp_path):
+    fit(data, quick(), tmp_path)
+    whole = read_record(tmp_path / "record.json")
+    for old in (None, "{}", json.dumps(whole | {"epochs": whole["epochs"][:2]})):
+        (tmp_path / "record.json").unlink() if old is None else (tmp_path / "record.json").write_text(old)
+        fit(data, quick(), tmp_path, resume=True)
+        assert lasting(read_record(tmp_path / "record.json")) == lasting(whole)
+
+
+def test_resuming_removes_what_a_killed_process_left(started, data):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (started / f".last.safetensors.{dead.pid}").write_bytes(b"half")
+    (started / f".last.safetensors.{os.getppid()}").write_bytes(b"of a process that lives")
+    (started / ".last.safetensors.old").write_bytes(b"not ours")
+    (started / ".note").write_bytes(b"not ours")
+    fit(data, quick(), started, resume=True)
+    hidden = [name for name in contents(started) if name.startswith(".")]
+    assert sorted(hidden) == sorted([".last.safetensors.old", f".last.safetensors.{os.getppid()}", ".note"])
 
 
 def test_resuming_nothing_starts(data, tmp_path):
