@@ -12,7 +12,6 @@ import io
 import lzma
 import os
 import re
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -24,6 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+
+from .records import sweep, write_atomically
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 
@@ -38,6 +39,10 @@ SPLIT_COUNTS = {
 # and the two above it, then in the cache folder; for a file of these NAMES first, then for a folder of images.
 PLACES = (".", "data", "data/fer2013", "shared/data")
 NAMES = tuple(f"{stem}.csv{end}" for stem in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz"))
+
+IMAGES = sum(map(sum, SPLIT_COUNTS.values()))
+LONGEST = 20_000  # signs in a line: a face has 9,216 at most. More is an archive made to fill the memory.
+MOST = 4 * IMAGES  # lines, empty ones too
 
 SIZE = 48
 PIXELS = SIZE * SIZE
@@ -149,6 +154,8 @@ def locate(path=None) -> Path:
         if not found.exists():
             source = "" if path is not None else ", to which MIFAD_FER2013 points"
             raise FileNotFoundError(f"There is no file or folder {found}{source}.")
+        if not found.is_file() and not found.is_dir():  # a pipe would be waited for without end
+            raise DataError(f"{found}: this is neither a file nor a folder.")
         return _table_in(found) or found
     here = Path.cwd()
     folders = [base / place for base in (here, *here.parents)[:3] for place in PLACES] + [cache_folder()]
@@ -190,6 +197,8 @@ def _read_csv(path: Path):
     pixels, labels, usages = [], bytearray(), bytearray()
     for rows, table in _tables(path):
         for row, label, text, usage in zip(rows, *(table[column] for column in table), strict=True):
+            if len(labels) == IMAGES:
+                raise DataError(f"{path}, row {row}: FER2013 has {IMAGES:,} images, and the file has more.")
             where, label, text, usage = f"{path}, row {row}", label.strip(' "'), text.strip(' "'), usage.strip(' "')
             if label not in LABELS:
                 raise DataError(f"{where}: the emotion is {label[:40]!r}, not one of 0 to 6.")
@@ -244,8 +253,12 @@ def _lines(path: Path):
     with open(path, "rb") as raw:
         try:
             with io.TextIOWrapper(_decompress(path, raw), "utf-8-sig", errors="replace") as lines:
-                for line in lines:
+                while line := lines.readline(LONGEST + 1):
                     row += 1
+                    if len(line) > LONGEST:
+                        raise DataError(f"{path}, row {row}: the row is longer than {LONGEST:,} signs.")
+                    if row > MOST:
+                        raise DataError(f"{path}: the file has more than {MOST:,} lines, so it is not FER2013.")
                     yield line
         except DataError:
             raise
@@ -276,13 +289,15 @@ def _read_folder(folder: Path):
         if name.lower() not in CLASS_FOLDERS:
             raise DataError(f"{path}: the folder of the image is {name!r}, not one of {', '.join(CLASSES)}.")
         try:
-            with Image.open(path) as image:
-                grey = image.convert("L")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow remarks on size, which is compared here
+                with Image.open(path, formats=("PNG", "JPEG")) as image:  # no other: it runs Ghostscript on some
+                    if (size := image.size) == (SIZE, SIZE):  # the rest is not unpacked
+                        pixels.append(image.convert("L").tobytes())
         except Exception as error:  # Pillow has many ways to say it
             raise DataError(f"{path}: the image cannot be read ({error}).") from None
-        if grey.size != (SIZE, SIZE):
-            raise DataError(f"{path}: the image has {grey.width} x {grey.height} pixels, not {SIZE} x {SIZE}.")
-        pixels.append(grey.tobytes())
+        if size != (SIZE, SIZE):
+            raise DataError(f"{path}: the image has {size[0]} x {size[1]} pixels, not {SIZE} x {SIZE}.")
         labels.append(CLASS_FOLDERS[name.lower()])
         usages.append(usage)
     return tuple(np.frombuffer(part, np.uint8) for part in (b"".join(pixels), labels, usages))
@@ -293,8 +308,12 @@ def _images(folder: Path) -> list:
 
     The usage is told by the name's prefix (PublicTest_123.jpg), else by the folder (train/angry/123.jpg).
     """
+
+    def refuse(error: OSError):
+        raise DataError(f"{error.filename}: the folder cannot be read ({error.strerror}).")
+
     found = []
-    for place, _, names in os.walk(folder.resolve()):
+    for place, _, names in os.walk(folder.resolve(), onerror=refuse):
         split = SPLIT_FOLDERS.get(os.path.basename(os.path.dirname(place)).lower())
         for name in names:
             if name.lower().endswith((".jpg", ".jpeg", ".png")) and not name.startswith("."):
@@ -353,14 +372,12 @@ def _read_cache(cache: Path, stamp: bytes) -> np.ndarray | None:
 
 
 def _write_cache(cache: Path, flat: np.ndarray) -> None:
-    partial = None
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(suffix=".tmp", dir=cache.parent)
-        with open(handle, "wb") as file:
+    def save(partial: Path) -> None:
+        with open(partial, "wb") as file:
             np.save(file, flat)
-        os.replace(partial, cache)
+
+    try:
+        sweep(cache)
+        write_atomically(cache, save)
     except OSError as error:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
         warnings.warn(f"FER2013 is not cached, so every load reads it anew: {error}.", stacklevel=3)

@@ -19,13 +19,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from mifad_lite import data
 from mifad_lite.data import CLASSES, SPLIT_COUNTS, DataError, FaceSet, flaws, load_fer2013
 from mifad_lite.synthetic import synthetic_faces
 
 pytestmark = pytest.mark.filterwarnings("error")  # a file left open is one, too
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n%%EndComments\nshowpage\n%%EOF\n"
 USAGES = ("Training", "PublicTest", "PrivateTest")
 FORMS = [f"{stem}.csv{end}" for stem in ("fer2013", "icml_face_data") for end in ("", ".gz", ".zip", ".xz")]
 FORMS.append("images")
@@ -307,6 +308,64 @@ def test_any_bytes_give_a_data_error(tmp_path, content):
     for start in (b"", b"emotion,pixels,Usage\n", b"PK\x03\x04", b"\x1f\x8b\x08", b"\xfd7zXZ\0"):
         path.write_bytes(start + content)
         error_of(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"emotion,pixels,Usage\n" + b"\0" * 10**6, "row 2: the row is longer than 20,000 signs."),
+        (b"\n" * 10**6, "more than 143,548 lines"),
+        (b"\0" * 10**6, "row 1: the row is longer than 20,000 signs."),
+    ],
+)
+@pytest.mark.parametrize("form", ["fer2013.csv", "fer2013.csv.gz", "fer2013.csv.xz"])
+def test_a_bomb_is_read_no_further_than_faces_go(tmp_path, monkeypatch, form, content, reason):
+    """Four times as many lines as FER2013 has, each up to twice as long as a face: the rest is not unpacked."""
+    path = tmp_path / form
+    path.write_bytes(packed(content.decode(), form))
+    assert reason in error_of(path)
+
+
+def test_more_images_than_fer2013_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "IMAGES", 5)
+    path = write(faces(6), tmp_path, "fer2013.csv")
+    assert "row 7: FER2013 has 5 images, and the file has more" in error_of(path)
+    monkeypatch.setattr(data, "IMAGES", 6)
+    same(load_fer2013(path, strict=False), faces(6))
+
+
+def test_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a file nor a folder" in error_of(tmp_path / "pipe")
+
+
+def test_an_image_of_another_size_is_not_unpacked(tmp_path, monkeypatch):
+    path = write(faces(6), tmp_path, "images")
+    Image.new("L", (3000, 3000)).save(next(path.rglob("*_3.png")))
+    unpacked = []
+    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: unpacked.append(self.size) or self)
+    assert "3000 x 3000 pixels" in error_of(path)
+    assert set(unpacked) <= {(48, 48)}
+
+
+def test_a_program_in_postscript_is_not_run(tmp_path, monkeypatch):
+    """Pillow hands such a file to Ghostscript, whatever its name."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: pytest.fail("it was run"))
+    path = write(faces(6), tmp_path, "images")
+    next(path.rglob("*_3.png")).write_bytes(POSTSCRIPT)
+    assert "the image cannot be read" in error_of(path)
+
+
+def test_control_c_while_the_cache_is_written_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(file, array):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    path = write(faces(6), tmp_path, "fer2013.csv")
+    monkeypatch.setattr(np, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_fer2013(path, strict=False)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_bad_images_are_named(tmp_path):
