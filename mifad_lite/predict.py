@@ -50,8 +50,12 @@ def read_face(path: Path | str) -> Tensor:
             warnings.simplefilter("ignore")  # remarks on odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if image.format == "EPS":  # Pillow would start Ghostscript and run it
+                    raise ImageError(f"{path}: this is a program in PostScript, not a picture: save it as PNG")
                 gray = to_gray(ImageOps.exif_transpose(image))
         face = ImageOps.fit(gray, (SIZE, SIZE), Image.Resampling.BICUBIC)  # smooths where it shrinks
+    except ImageError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise ImageError(f"{path}: the picture has more than {limit} pixels: cut it to the face") from None

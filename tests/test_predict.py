@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from mifad_lite import CLASSES, PRESETS, MIFADNet
 from mifad_lite.predict import ImageError, format_prediction, predict, read_face
@@ -174,6 +174,14 @@ def huge_png(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = chunk(b"IDAT", zlib.compress(b"\0" * 9))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+def test_a_program_in_postscript_is_not_run(tmp_path, monkeypatch):
+    """Pillow would hand it to Ghostscript."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: pytest.fail("it was run"))
+    path = tmp_path / "face.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 48\n%%EndComments\nshowpage\n%%EOF\n")
+    assert "a program in PostScript" in failure(path)
 
 
 @pytest.mark.parametrize("side", [10_000, 100_000])  # Pillow itself warns of the first and refuses the second
