@@ -1,5 +1,6 @@
 """mifad_lite: MIFAD-Net, whole and compact. Each file is one idea; the book walks through them in order."""
 
+from . import interrupt  # noqa: F401, the imports below take seconds
 from .attention import AttentionModule, ChannelAttention, SpatialAttention
 from .augment import Augmentation, augment
 from .baseline import ResNet18, ResNetConfig

@@ -3,7 +3,9 @@
 import argparse
 import hashlib
 import json
+import os
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +16,14 @@ from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench, bench_scaling
 from .checkpoint import NAMES, SHIPPED, load_network, shrink
-from .data import CLASSES, FaceData, flaws, load_fer2013
+from .data import CLASSES, SIZE, FaceData, flaws, load_fer2013
 from .distributed import place, speaks
 from .evaluate import evaluate_split
 from .explorer import explore
 from .export import export
 from .fast import accelerate
 from .inspection import inspect
+from .interrupt import stop_at_once
 from .model import PRESETS
 from .predict import format_prediction, predict
 from .promise import promise
@@ -98,8 +101,19 @@ def train_command(args: argparse.Namespace) -> None:
     print(f"checkpoint, state and record: {args.out}/")
 
 
+def network(path: Path | None) -> tuple[torch.nn.Module, dict]:
+    """A checkpoint's network for faces. Raises ValueError where its classes are not seven, or its answer is NaN."""
+    net, meta = load_network(path)
+    if net.config.classes != len(CLASSES):
+        raise ValueError(f"{path}: the network tells {net.config.classes} classes apart, and faces here have 7")
+    with torch.inference_mode():
+        if not net(torch.rand(1, 1, SIZE, SIZE)).isfinite().all():  # though every weight is finite
+            raise ValueError(f"{path}: the network's answer to a picture of noise is not finite; do not use it")
+    return net, meta
+
+
 def evaluate_command(args: argparse.Namespace) -> None:
-    net, meta = load_network(args.checkpoint)
+    net, meta = network(args.checkpoint)
     data = get_data(args.data)
     if args.int8:
         net = accelerate(net, data.train.images[:256])
@@ -138,7 +152,7 @@ def ablate_command(args: argparse.Namespace) -> None:
 
 
 def inspect_command(args: argparse.Namespace) -> None:
-    net, meta = load_network(args.checkpoint)
+    net, meta = network(args.checkpoint)
     data = get_data(args.data)
     found = inspect(net, data, args.faces, show=args.show, log=lambda line: print(line, flush=True))
     drawn = {"drawn": args.data} if (args.data or "").startswith("drawn") else {}
@@ -191,7 +205,7 @@ def report_command(args: argparse.Namespace) -> None:
 
 
 def predict_command(args: argparse.Namespace) -> None:
-    net, _ = load_network(args.checkpoint)
+    net, _ = network(args.checkpoint)
     found = predict(net, args.image)
     names = {"image": str(args.image), "checkpoint": str(args.checkpoint or SHIPPED.name)}
     print(json.dumps({**names, "probabilities": found}) if args.json else format_prediction(found))
@@ -299,16 +313,42 @@ def main(argv: list[str] | None = None) -> int:
         if place()[1] > 1 and args.command != "train":
             raise ValueError("several processes can share a training run and nothing else: start it without torchrun")
         args.run(args)
-    except (ValueError, OSError, TrainingStopped) as error:
-        text, status = str(error), 1
-    except KeyboardInterrupt:
-        text, status = "stopped by you; what was written is whole", 130
-    else:
+        sys.stdout.flush()
         return 0
+    except KeyboardInterrupt as stop:
+        status, reason = 128 + (stop.args or (signal.SIGINT,))[0], "stopped by you; what was written is whole"
+    except (ValueError, OSError, TrainingStopped, MemoryError, RuntimeError) as error:
+        status, reason = 1, " ".join(str(error).splitlines())
+        if isinstance(error, MemoryError) or "can't allocate" in reason or isinstance(error, torch.OutOfMemoryError):
+            reason = "the memory is too small for this: lower the batch, the width or the number of faces"
+        elif isinstance(error, RuntimeError) and not isinstance(error, TrainingStopped):
+            raise  # a mistake of ours
+        elif isinstance(error, OSError) and error.errno and not error.filename:
+            reason = f"the output could not be written: {error.strerror}"
     if speaks():
-        print(f"mifad_lite {args.command}: {text}", file=sys.stderr)
+        print(f"mifad_lite {args.command}: {reason}", file=sys.stderr)
     return status
 
 
+def stop(number: int, frame) -> None:
+    """Ctrl-C, or the end of a job: `main` cleans up and says so. A second one is not waited for."""
+    signal.signal(number, stop_at_once)
+    raise KeyboardInterrupt(number)
+
+
+def program() -> int:
+    """`main` as a process of its own: it minds signals, and an output that nobody reads."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is done; Python needs a moment to end
+    try:
+        sys.stdout.flush()
+    except OSError:  # told by `main`; at its end Python would try and tell again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

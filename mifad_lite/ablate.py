@@ -10,12 +10,14 @@ import hashlib
 import json
 import math
 import shutil
+import signal
 from bisect import bisect
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from .data import FaceData
 from .evaluate import Z95, holm, mcnemar_test, paired_bootstrap, predict_logits
 from .model import MIFADConfig, MIFADNet
 from .records import provenance, read_record, write_record
-from .train import TrainConfig, fit
+from .train import TrainConfig, TrainingStopped, fit
 
 TABLES = {
     "loss": "the paper's Table 3: what is minimised",
@@ -196,6 +198,7 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
 
 def start_worker(data: FaceData, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word: the parent speaks
     work.fixed = data, folder, partial(print, flush=True)
 
 
@@ -324,9 +327,16 @@ def ablate(
         threads = max(1, torch.get_num_threads() // workers)
         with ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (data, folder, threads)) as pool:
             results = []
-            for result in pool.map(work, jobs):
-                results.append(result)
-                log(f"{len(results)} of {len(jobs)} runs")
+            try:
+                for result in pool.map(work, jobs):
+                    results.append(result)
+                    log(f"{len(results)} of {len(jobs)} runs")
+            except KeyboardInterrupt:
+                for child in active_children():  # which the pool would wait for
+                    child.terminate()
+                raise
+            except BrokenProcessPool:
+                raise TrainingStopped("a run's process died; is the memory too small for so many workers?") from None
     runs = {name: results[i :: len(configs)] for i, name in enumerate(configs)}
 
     labels = data.private.labels

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -242,6 +243,37 @@ def test_errors_are_one_line(capsys, drawn, always_happy, picture, tmp_path, mon
         (["predict", picture, "--checkpoint", picture], "not a readable safetensors checkpoint"),
     ):
         assert reason in error(capsys, *args)
+
+
+def test_a_network_for_other_classes_is_refused(capsys, few_faces, picture, tmp_path):
+    """Three answers were scored as if they were the first three of seven emotions."""
+    path = tmp_path / "three.safetensors"
+    save_network(path, MIFADNet(replace(MINI, classes=3)))
+    for args in (["evaluate", "--data", "drawn"], ["predict", picture], ["inspect", "--data", "drawn", "--out", path]):
+        text = error(capsys, *args, "--checkpoint", path)
+        assert f"{path}: the network tells 3 classes apart, and faces here have 7" in text
+
+
+def test_weights_too_large_to_answer_are_refused(capsys, picture, tmp_path):
+    net = MIFADNet(MINI)
+    with torch.no_grad():
+        net.head.weight.fill_(3e38)
+    path = tmp_path / "huge.safetensors"
+    save_network(path, net)
+    assert "is not finite; do not use it" in error(capsys, "predict", picture, "--checkpoint", path)
+
+
+def test_a_path_with_a_line_break_still_makes_one_line(capsys, tmp_path):
+    assert "a b.png: there is no such file" in error(capsys, "predict", tmp_path / "a\nb.png")
+
+
+def test_memory_that_is_too_small_is_said(capsys, monkeypatch):
+    for failure in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")):
+        monkeypatch.setattr(cli, "get_data", lambda source, failure=failure: (_ for _ in ()).throw(failure))
+        assert "the memory is too small for this" in error(capsys, "data")
+    monkeypatch.setattr(cli, "get_data", lambda source: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli.main(["data"])
 
 
 def test_a_run_that_blows_up_says_so(capsys, few_faces, tmp_path):
