@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .augment import Augmentation
 from .baseline import ResNetConfig
 from .checkpoint import build
-from .data import FaceData
+from .data import FaceData, FaceSet
 from .evaluate import Z95, holm, mcnemar_test, paired_bootstrap, predict_logits
 from .model import MIFADConfig, MIFADNet
 from .records import provenance, read_record, write_record
@@ -169,7 +169,10 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
     stem = f"{run_name(config, data.sha256)}_seed{config.seed}"
     file, unfinished = folder / f"{stem}.json", folder / f"{stem}.unfinished"
     if file.exists():
-        return read_record(file)
+        kept = read_record(file)
+        if not is_run_of(kept, {"public": data.public, "private": data.private}):
+            raise ValueError(f"{file}: this is not a finished run on these data; remove it, and the run is made again")
+        return kept
     net, trained = fit(data, config, unfinished, resume=True, progress=False)
     splits = {"public": data.public, "private": data.private}
     blocks = [fusion.attention for fusion in net.fusions] if isinstance(net, MIFADNet) else []
@@ -194,6 +197,15 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
     public = hits_of(result, "public", data.public.labels).mean()
     log(f"{stem}: public test {100 * public:.2f} %, epoch {result['best_epoch']}, {result['seconds']:.0f} s")
     return result
+
+
+def is_run_of(kept, splits: dict[str, FaceSet]) -> bool:
+    """Whether a file holds what `run` writes, with a digit for each image."""
+    keys = {"parameters", "predicted", "config", "best_epoch", "seconds", "alpha", "beta", "commit", "device"}
+    if not isinstance(kept, dict) or not keys <= kept.keys() or not isinstance(kept["predicted"], dict):
+        return False
+    texts = [(str(kept["predicted"].get(name)), faces) for name, faces in splits.items()]
+    return all(text.isdecimal() and len(text) == len(faces) for text, faces in texts)
 
 
 def start_worker(data: FaceData, folder: Path, threads: int) -> None:

@@ -1,6 +1,7 @@
 """Ablations: one knob an arm, shared arms trained once, cut grids that go on, and a record that can be recomputed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -199,6 +200,21 @@ def test_two_workers_do_what_one_does(grid, data, tmp_path):
             assert ours == pytest.approx(theirs, abs=1e-3)  # sums may be split in another way among threads
         stems = [read_record(tmp_path / f"{name}_seed{seed}.json")["seed"] for seed in (0, 1)]
         assert stems == [0, 1]
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"predicted"', "short", "foreign"])
+def test_a_damaged_file_of_a_run_is_named(grid, data, tmp_path, damage):
+    """What is kept is not read blindly: a file without the keys ended in a KeyError."""
+    shutil.copytree(grid[0], tmp_path, dirs_exist_ok=True)
+    victim = sorted(tmp_path.glob("*_seed1.json"))[0]
+    kept = read_record(victim)
+    kept["predicted"]["private"] = kept["predicted"]["private"][1:] if damage == "short" else "x" * len(data.private)
+    victim.write_text(json.dumps(kept) if damage in ("short", "foreign") else damage)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="not a (finished run on these data|JSON record)") as caught:
+        ablate.ablate(data, BASE, list(grid[1]["tables"]), 2, tmp_path, str)
+    assert str(victim) in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_worker_s_failure_is_told(data, tmp_path):
