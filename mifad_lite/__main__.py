@@ -104,6 +104,7 @@ def train_command(args: argparse.Namespace) -> None:
 def network(path: Path | None) -> tuple[torch.nn.Module, dict]:
     """A checkpoint's network for faces. Raises ValueError where its classes are not seven, or its answer is NaN."""
     net, meta = load_network(path)
+    path = path or SHIPPED.name
     if net.config.classes != len(CLASSES):
         raise ValueError(f"{path}: the network tells {net.config.classes} classes apart, and faces here have 7")
     with torch.inference_mode():
