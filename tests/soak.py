@@ -178,13 +178,18 @@ def passed(record: dict, kills: int) -> bool:
     return flat and clean and all(record["identical"].values()) and record["kills"] == kills
 
 
-def main() -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train in one piece and with kill -9, and compare.")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the record here")
-    args = parser.parse_args()
+    parser.set_defaults(command="soak")
+    return parser
+
+
+def main() -> int:
+    args = make_parser().parse_args()
     record = soak(args.epochs, args.kills, args.seed, lambda line: print(line, flush=True))
     print(json.dumps({k: v for k, v in record.items() if k != "memory"}, indent=1))
     if args.out:
