@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import numpy as np
 import torch
@@ -208,9 +209,19 @@ def is_run_of(kept, splits: dict[str, FaceSet]) -> bool:
     return all(text.isdecimal() and len(text) == len(faces) for text, faces in texts)
 
 
+def undisturbed(start: Callable):
+    """Call `start`, whose new processes do not hear Ctrl-C, not even while they import: the first process ends them."""
+    if current_thread() is not main_thread():
+        return start()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a new process inherits this
+    try:
+        return start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def start_worker(data: FaceData, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word: the parent speaks
     work.fixed = data, folder, partial(print, flush=True)
 
 
@@ -340,7 +351,7 @@ def ablate(
         with ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (data, folder, threads)) as pool:
             results = []
             try:
-                for result in pool.map(work, jobs):
+                for result in undisturbed(lambda: pool.map(work, jobs)):
                     results.append(result)
                     log(f"{len(results)} of {len(jobs)} runs")
             except KeyboardInterrupt:
