@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import faults
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from mifad_lite.records import RESULTS
+from mifad_lite.train import TrainingStopped
 
 FAST = [name for name, row in faults.KINDS.items() if not row.slow]
 TRAINS = ("state_damaged", "state_altered", "disk_full", "not_permitted", "options_junk")
@@ -26,6 +28,25 @@ def test_fault(name):
         assert result not in faults.DEFECTS, f"{result}: {reason}"
 
     drawn()
+
+
+NUMBERS = st.integers(-3, 60) | st.integers() | st.floats(-0.5, 2) | st.floats() | st.booleans() | st.none()
+VALUES = NUMBERS | st.text(max_size=9) | st.lists(NUMBERS, max_size=7) | st.lists(st.integers(1, 5), max_size=7)
+BASE = faults.asdict(faults.TrainConfig(network=faults.MINI.to_dict(), bf16=False))
+PLACES = [("network", name) for name in BASE["network"]] + [("augmentation", name) for name in BASE["augmentation"]]
+PLACES += [(None, name) for name in BASE if name != "compile"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(place=st.sampled_from(PLACES), value=VALUES)
+def test_a_configuration_is_refused_by_name_or_trains(place, value):
+    part, name = place
+    changed = {name: value} if part is None else {part: {**BASE[part], name: value}}
+    try:
+        faults.one_epoch(faults.TrainConfig(**{**BASE, **changed}))
+    except (ValueError, TrainingStopped) as error:
+        assert "\n" not in str(error)  # noqa: PT017
+        assert {name, name.removesuffix("s"), "width", "loss"} & set(re.findall(r"\w+", str(error)))  # noqa: PT017
 
 
 @pytest.mark.parametrize("name", ["output_closed", "interrupted"])
