@@ -176,7 +176,7 @@ def shrink_command(args: argparse.Namespace) -> None:
 
 
 def export_command(args: argparse.Namespace) -> None:
-    net, _ = load_network(args.checkpoint)
+    net, _ = network(args.checkpoint)
     name = Path(args.checkpoint).stem if args.checkpoint else "lite"
     path = SHIPPED if args.checkpoint is None else NAMES.get(str(args.checkpoint), args.checkpoint)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

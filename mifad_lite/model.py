@@ -1,5 +1,6 @@
 """MIFAD-Net on one page (paper Figure 1): columns, fusion at depths 4, 5 and 6, embedding, cosines."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
