@@ -327,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
         elif isinstance(error, OSError) and error.errno and not error.filename:
             reason = f"the output could not be written: {error.strerror}"
     if speaks():
-        print(f"mifad_lite {args.command}: {reason}", file=sys.stderr)
+        sys.stderr.write(f"mifad_lite {args.command}: {reason}\n")  # in one piece: torchrun mixes its own lines in
     return status
 
 

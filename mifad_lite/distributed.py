@@ -202,7 +202,8 @@ def guard(stopped: type[Exception], patience: float = 5.0):
             return  # the run is over
         time.sleep(patience)
         if speaks():
-            print(f"mifad_lite: {told}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"mifad_lite: {told}\n")
+            sys.stderr.flush()
         os._exit(1)
 
     reader, writer = os.pipe()
