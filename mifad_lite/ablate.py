@@ -351,8 +351,8 @@ def ablate(
         with ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (data, folder, threads)) as pool:
             results = []
             try:
-                for result in undisturbed(lambda: pool.map(work, jobs)):
-                    results.append(result)
+                for future in undisturbed(lambda: [pool.submit(work, job) for job in jobs]):
+                    results.append(future.result())
                     log(f"{len(results)} of {len(jobs)} runs")
             except KeyboardInterrupt:
                 for child in active_children():  # which the pool would wait for
@@ -360,6 +360,9 @@ def ablate(
                 raise
             except BrokenProcessPool:
                 raise TrainingStopped("a run's process died; is the memory too small for so many workers?") from None
+            except Exception:
+                pool.shutdown(cancel_futures=True)  # what has not begun
+                raise
     runs = {name: results[i :: len(configs)] for i, name in enumerate(configs)}
 
     labels = data.private.labels
