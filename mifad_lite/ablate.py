@@ -19,11 +19,12 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
-from threading import current_thread, main_thread
+from threading import RLock, current_thread, main_thread
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .augment import Augmentation
 from .baseline import ResNetConfig
@@ -222,6 +223,7 @@ def undisturbed(start: Callable):
 
 def start_worker(data: FaceData, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
+    tqdm.set_lock(RLock())  # its own is a semaphore of the system, which would outlive a worker that is ended
     work.fixed = data, folder, partial(print, flush=True)
 
 
