@@ -71,6 +71,16 @@ def training_curve(record: dict) -> Figure:
     return fig
 
 
+def memory_curve(memory: list[list]) -> Figure:
+    """Memory in MB against the epoch, from [epoch, MB] of a `soak` record."""
+    fig, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
+    ax.plot(*zip(*memory, strict=True), color="#0173b2")
+    ax.set(xlabel="epoch", ylabel="memory (MB)", ylim=(0, 1.15 * max(mb for _, mb in memory)))
+    ax.grid(alpha=0.25)
+    sns.despine(fig)
+    return fig
+
+
 def confusion_matrix(counts: list[list[int]] | Tensor) -> Figure:
     """CP_ij = n_ij / n_i in percent, rows the true class (the paper's equation; its Figure 9)."""
     counts = np.asarray(counts, dtype=float)

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "book/beyond.md",
+    "book/faults.md",
     "book/index.md",
     "book/face.md",
     "book/reproduce.md",
@@ -43,8 +44,9 @@ PAGES = (
 FIGURES = "book/_static/figures"
 MARKER = re.compile(r"<!--r:([\w.]+)-->(.*?)<!--/r-->", re.DOTALL)
 
-# Every record of book/results: what it holds, and the options that make it. `train` writes its record into its folder,
-# every other command takes --out. A record whose file is not there yet stands on no page.
+# Every record of book/results: what it holds, and the options that make it, or a script of tests/ with its own.
+# `train` writes its record into its folder, every other command takes --out. A record whose file is not there yet
+# stands on no page.
 RECORDS = {
     "fer2013": ("FER2013 counted: classes, twins, flaws", "data --data fer2013.csv"),
     "cpu_run": ("the small network that ships, lite", "train --profile cpu --data fer2013.csv --out runs/cpu"),
@@ -95,6 +97,8 @@ RECORDS = {
     "scaling": ("cost against batch, width and size", "bench --scaling"),
     "promise": ("the band of two short runs", "promise"),
     "chapters": ("how long each chapter takes to run", "report"),
+    "faults": ("what was refused, and how", "tests/faults.py --draws 25 --slow 12 --seed 0"),
+    "soak": ("a run that was killed again and again", "tests/soak.py --epochs 200 --kills 20 --seed 0"),
 }
 
 
@@ -154,6 +158,7 @@ def values() -> dict[str, str]:
         "chapters.table": chapters_table(),
         "chapters.device": read_record("chapters")["device"],
         "face.errors": face_errors(),
+        **fault_values(read_record("faults"), read_record("soak")),
         "classroom.sets": sets_table(),
         "classroom.misconceptions": misconceptions_table(),
         "records.table": records_table(),
@@ -250,7 +255,7 @@ def command(name: str) -> str:
     """The command that makes a record."""
     options = RECORDS[name][1]
     out = "" if options.startswith("train") else f" --out book/results/{name}.json"
-    return f"python -m mifad_lite {options}{out}"
+    return f"python {'' if options.startswith('tests/') else '-m mifad_lite '}{options}{out}"
 
 
 def interval(limits: list[float], digits: int = 2) -> str:
@@ -267,6 +272,10 @@ def expected(record: dict) -> str:
         return "Another machine has other times, and so has a busy one. Ratios within one record travel better."
     if kind == "chapters":
         return "Another machine has other times. The notebooks come out the same, pictures aside."
+    if kind == "faults":
+        return "The same cases, apart from the moments of signals. No defect on any machine: tell us where you see one."
+    if kind == "soak":
+        return "The same bits from both runs on every machine. Seconds and memory are this one's."
     if kind == "explorer":
         return "The same to about two digits on every machine: a test computes it again."
     if kind == "promise":
@@ -317,6 +326,26 @@ def chapters_table() -> str:
         word = re.search(r"^\((ch:\w+)\)=", (ROOT / f"book/{name}.md").read_text("utf8"), re.MULTILINE)[1]
         rows.append(f"| {{ref}}`{word}` | {seconds:.0f} |")
     return "\n".join([*rows, ""])
+
+
+def fault_values(faults: dict, soak: dict) -> dict[str, str]:
+    """What book/faults.md shows."""
+    kinds = faults["kinds"].values()
+    count = {name: sum(row[name] for row in kinds) for name in ("tried", *faults["outcomes"])}
+    named = ("tried", "executed", "half_written", "traceback", "before_start")
+    out = {f"faults.{name}": f"{count[name]:,}" for name in named}
+    out["faults.others"] = f"{count['missed'] + count['wrong'] + count['unclear']:,}"
+    out["faults.signals"] = str(sum(row["tried"] for row in kinds if row["hits"] == "signals"))
+    out["faults.device"] = faults["device"]
+    rows = ["", "", "| what | tried | refused | taken |", "|---|---:|---:|---:|"]
+    for hits in dict.fromkeys(row["hits"] for row in kinds):
+        rows.append(f"| **{hits}** | | | |")
+        for row in (row for row in kinds if row["hits"] == hits):
+            cells = (row["tried"], row["refused"], row["accepted"])
+            rows.append(f"| {row['what']} | {' | '.join(map(str, cells))} |")
+    out["faults.table"] = "\n".join([*rows, ""])
+    out |= {f"soak.{k}": str(soak[k]) for k in ("epochs", "kills", "while_writing", "left_behind", "still_there")}
+    return out | {f"soak.{k}": f"{soak[k]:.0f} MB" for k in ("growth", "bound")}
 
 
 def sets_table() -> str:
@@ -454,6 +483,7 @@ def report(root: Path = ROOT) -> list[Path]:
         ("faces", plots.contact_sheet(faces, rows=8, across=2)),
         ("network", plots.network_diagram()),
         ("curve", plots.training_curve(read_record("cpu_run"))),
+        ("memory", plots.memory_curve(read_record("soak")["memory"])),
         ("confusion", plots.confusion_matrix(evaluation["splits"]["private"]["whole"]["confusion"])),
         ("opened", opened_figure(faces)),
     ):

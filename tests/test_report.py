@@ -1,5 +1,6 @@
 """Pages and records agree: every number in prose is what the committed record says, and nothing else."""
 
+import importlib
 import json
 import re
 import shlex
@@ -95,6 +96,12 @@ def commands(text):
 def parsed(command):
     """The options of a `python -m mifad_lite` line, by the parser that will read them; it exits where it cannot."""
     words = shlex.split(command)
+    if words[1].startswith("tests/"):  # a script with a parser of its own
+        return (
+            importlib.import_module(words[1].removeprefix("tests/").removesuffix(".py"))
+            .make_parser()
+            .parse_args(words[2:])
+        )
     assert words[:3] == ["python", "-m", "mifad_lite"], command
     return cli.make_parser().parse_args(words[3:])
 
@@ -108,12 +115,12 @@ def test_every_record_stands_on_the_page(reproduce):
         assert f"\n```bash\n{report.command(name)}\n" in reproduce
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/run.md", "book/reproduce.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/run.md", "book/reproduce.md", "book/faults.md"])
 def test_every_command_of_a_page_is_one(page, root):
     found = [line.split("  #")[0] for line in commands((root / page).read_text("utf8"))]
-    assert any("-m mifad_lite" in line for line in found)
+    assert any(line.startswith(("python -m mifad_lite", "python tests/")) for line in found)
     for line in found:
-        if "mifad_lite" in line and line.startswith("python"):
+        if line.startswith(("python -m mifad_lite", "python tests/")):
             parsed(line)
         if line.startswith("python book/"):
             script, chapter = line.split()[1:]
@@ -163,6 +170,15 @@ def test_the_command_is_the_one_that_made_the_record(name, reproduce, root, monk
     elif args.command == "report":
         assert args.chapters
         assert list(record["chapters"]) == [path.stem for path in sorted((root / "book").glob("[0-9][0-9]_*.md"))]
+    elif args.command == "faults":
+        assert [getattr(args, key) for key in ("draws", "slow", "seed")] == [
+            record[k] for k in ("draws", "slow", "seed")
+        ]
+        assert not args.only
+    elif args.command == "soak":
+        assert [getattr(args, key) for key in ("epochs", "kills", "seed")] == [
+            record[k] for k in ("epochs", "kills", "seed")
+        ]
     elif args.command == "bench" and not args.scaling:
         assert (args.batch, args.steps, args.repeats) == (record["batch"], record["steps"], record["repeats"])
 
