@@ -120,6 +120,8 @@ def values() -> dict[str, str]:
         "run.public": percent(run["best_public_accuracy"]),
         "run.recipe": recipe(run["config"]),
         "data.sha256": run["data"]["sha256"],
+        "checkpoint.sha256": hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
+        "drawn.file_sha256": hashlib.sha256(DRAWN.read_bytes()).hexdigest(),
         "checkpoint.megabytes": f"{SHIPPED.stat().st_size / 1e6:.1f}",
         "bench.device": bench["device"],
         "bench.batch": str(bench["batch"]),
