@@ -34,7 +34,7 @@ class Augmentation:
     crop: int = 0
 
     def __post_init__(self):
-        check_numbers(self, flip=(0.0, 1.0), rotate=(0.0, 360.0), scale=(0.0, 0.99), shift=(0.0, 1.0))
+        check_numbers(self, flip=(0.0, 1.0), rotate=(0.0, 360.0), scale=(0.0, 1.0), shift=(0.0, 1.0))
         check_numbers(self, brightness=(0.0, 10.0), contrast=(0.0, 10.0), erase=(0.0, 1.0), crop=(0, 4096))
 
     @classmethod

@@ -14,6 +14,8 @@ def test_every_direct_dependency_is_pinned(root):
     lines = (root / "requirements.txt").read_text("utf8").splitlines()
     pins = dict(line.split("==") for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line))
     for requirement in map(Requirement, wanted):
+        if requirement.name == project["name"]:  # an extra that brings another one along
+            continue
         assert requirement.specifier.contains(pins[requirement.name]), f"{requirement} against {pins[requirement.name]}"
 
 
