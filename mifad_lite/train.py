@@ -74,7 +74,7 @@ class TrainConfig:
             if value not in allowed or isinstance(value, (int, float)) and not isinstance(value, bool):
                 raise ValueError(f"{name} {value!r} is unknown: use one of {', '.join(map(str, allowed))}")
         check_numbers(self, epochs=(1, 10**6), batch=(2, 10**9), seed=(-(10**12), 10**12))
-        check_numbers(self, lr=(0.0, 1e38), weight_decay=(0.0, 1e6), clip=(1e-9, 1e9), margin=(-100.0, 100.0))
+        check_numbers(self, lr=(0.0, 1e38), weight_decay=(0.0, 1e6), clip=(1e-9, math.inf), margin=(-100.0, 100.0))
         check_numbers(self, ramp=(0.0, 1.0), warmup=(0.0, 1.0), ema=(0.0, 100.0), aux_weight=(0.0, 1e6))
         check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0))
         if not isinstance(self.network, dict):
