@@ -81,8 +81,8 @@ def test_the_look_finds_a_bad_page(browser, tmp_path):
         assert error in errors
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+# Each width and each theme once: what is cut off or missing does not depend on both together.
+@pytest.mark.parametrize(("width", "height", "theme"), [(1280, 900, "light"), (390, 844, "dark")])
 def test_pages_are_whole_offline(browser, html, width, height, theme):
     problems = []
     set_window(browser, width, height, theme)
@@ -153,8 +153,7 @@ def dead_controls(browser, block, ways):
             yield f"{name} loses the focus when it is moved"
 
 
-@pytest.mark.parametrize("ways", [by_keyboard, by_mouse])
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize(("width", "height", "ways"), [(1280, 900, by_keyboard), (390, 844, by_mouse)])
 def test_figures_move(browser, html, ways, width, height):
     problems, seen = [], 0
     set_window(browser, width, height, "light")
