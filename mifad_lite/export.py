@@ -60,7 +60,7 @@ def export(net: nn.Module, path: Path | str, inside: bool = False, meta: dict | 
     """Write a network in evaluation mode as ONNX: input "face" (B, 1, 48, 48) float32 in [0, 1], any B; see `Opened`.
 
     path: where it goes. Under a name that ends in .js it is a script that puts the same model, compressed, and `meta`
-        into window.MIFAD_NETWORKS[meta["name"]] of a page.
+        into window.MIFAD_NETWORKS of a page, under meta["name"] or the file's own name.
     inside: whether the maps, the embedding and the cosines are outputs, too.  meta: JSON-able, kept as a property.
     Raises ValueError where the extra is not installed, or for a name with another ending.
     """
@@ -95,7 +95,7 @@ def export(net: nn.Module, path: Path | str, inside: bool = False, meta: dict | 
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    about = {"classes": list(CLASSES), "inside": inside, **describe(net), **(meta or {})}
+    about = {"name": path.stem, "classes": list(CLASSES), "inside": inside, **describe(net), **(meta or {})}
     prop = model.metadata_props.add()
     prop.key, prop.value = "mifad", json.dumps(about)
     data = model.SerializeToString()

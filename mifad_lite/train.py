@@ -278,10 +278,11 @@ def fit(
         history, best = load_state(folder / "last.safetensors", config, data, net, average, objective, optimizer)
         best_state = load_best(folder / "best.safetensors", config, average)
         record = make_record(config, origin, history, best)
-        for name in ("best.safetensors", "last.safetensors", "record.json"):
-            sweep(folder / name)
-        if not is_record_of(folder / "record.json", history):  # the run was killed before it wrote this
-            write_record(folder / "record.json", record)
+        if team.rank == 0:
+            for name in ("best.safetensors", "last.safetensors", "record.json"):
+                sweep(folder / name)
+            if not is_record_of(folder / "record.json", history):  # the run was killed before it wrote this
+                write_record(folder / "record.json", record)
     elif folder is not None and (folder / "last.safetensors").exists():
         raise ValueError(f"{folder} already holds a run: go on with --resume, or name another folder")
 

@@ -5,9 +5,12 @@ import importlib.util
 import json
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from conftest import ROOT
+from test_checkpoint import trained_a_bit
 
 from mifad_lite import MIFADConfig, MIFADNet, ResNet18, ResNetConfig, load_network, synthetic_faces
 from mifad_lite.__main__ import main
@@ -15,7 +18,6 @@ from mifad_lite.checkpoint import NAMES
 from mifad_lite.data import CLASSES, load_fer2013
 from mifad_lite.export import Opened, describe, export, read_page_script
 
-ort = pytest.importorskip("onnxruntime")
 FACES = synthetic_faces(500, seed=11).images.float() / 255
 
 
@@ -25,17 +27,6 @@ def outputs(model, x, *names):
     assert [i.name for i in session.get_inputs()] == ["face"]
     names = names or [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, {"face": x.numpy()}), strict=True))
-
-
-def scrambled(net):
-    """Weights and running statistics that a fresh network does not have, attention and all."""
-    torch.manual_seed(3)
-    net.train()
-    net(torch.rand(8, 1, 48, 48))
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return net.eval()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +91,8 @@ SMALL = MIFADConfig(
 @torch.no_grad()
 @pytest.mark.parametrize("net", [MIFADNet(SMALL), ResNet18(ResNetConfig(width=2))], ids=["mifad", "resnet18"])
 def test_other_networks_and_any_batch(net, tmp_path):
-    scrambled(net)
+    torch.manual_seed(3)
+    trained_a_bit(net)
     export(net, tmp_path / "net.onnx")
     model = (tmp_path / "net.onnx").read_bytes()
     for n in (1, 7):
@@ -140,7 +132,6 @@ def test_the_page_runs_the_networks_that_ship(name):
 
 
 def test_the_file_says_what_it_is(lite):
-    onnx = pytest.importorskip("onnx")
     model = onnx.load(lite[1])
     onnx.checker.check_model(model)
     about = json.loads(next(p.value for p in model.metadata_props if p.key == "mifad"))
