@@ -487,7 +487,7 @@ def test_a_configuration_survives_json(name):
         ({"seed": 10**30}, "seed = 1000000000000000000000000000000 must be a whole number"),
         ({"lr": math.nan}, "lr = nan must be a number"),
         ({"lr": None}, "lr = None must be a number"),
-        ({"clip": math.inf}, "clip = inf must be a number"),
+        ({"clip": 0.0}, "clip = 0.0 must be"),
         ({"loss": ["angular"]}, "is unknown: use one of angular"),
         ({"arch": "vgg"}, "arch 'vgg' is unknown: use one of mifad, resnet18, columns"),
         ({"bf16": 1}, "bf16 1 is unknown: use one of True, False"),
