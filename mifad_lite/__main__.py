@@ -16,7 +16,7 @@ from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench, bench_scaling
 from .checkpoint import NAMES, SHIPPED, load_network, shrink
-from .data import CLASSES, SIZE, FaceData, flaws, load_fer2013, resized
+from .data import CLASSES, SIZE, FaceData, flaws, load_fer2013
 from .distributed import place, speaks
 from .evaluate import evaluate_split
 from .explorer import explore
@@ -144,12 +144,9 @@ def ablate_command(args: argparse.Namespace) -> None:
         base = replace(base, network=PRESETS[args.preset].to_dict())
     tables = list(TABLES) if "all" in args.table else list(dict.fromkeys(args.table))
     data = get_data(args.data)
-    if args.size is not None:  # the window that augmentation cuts out shrinks alike
-        data, crop = resized(data, args.size), round(base.augmentation.crop * args.size / SIZE)
-        base = replace(base, augmentation=replace(base.augmentation, crop=crop))
     record = ablate(data, base, tables, args.seeds, args.runs, lambda line: print(line, flush=True), args.workers)
     drawn = {"drawn": args.data} if args.data and args.data.startswith("drawn") else {}
-    record |= {"profile": args.profile, "preset": args.preset, "size": args.size or SIZE, **drawn}
+    record |= {"profile": args.profile, "preset": args.preset, **drawn}
     print(format_record(record))
     if args.out:
         write_record(args.out, record)
@@ -266,7 +263,6 @@ def make_parser() -> argparse.ArgumentParser:
     apart.add_argument("--table", default=["all"], nargs="+", choices=("all", *TABLES))
     apart.add_argument("--profile", default="smoke", choices=PROFILES)
     apart.add_argument("--preset", choices=PRESETS, help="size of MIFAD-Net, in place of the profile's")
-    apart.add_argument("--size", type=int, help="average the faces to so many pixels a side first, which costs less")
     apart.add_argument("--seeds", default=3, type=int, help="how often each arm is trained")
     apart.add_argument("--workers", default=1, type=int, help="runs at a time, each in a process of its own")
     apart.add_argument("--runs", default="runs/ablate", type=Path, help="a file for each run; those there are kept")

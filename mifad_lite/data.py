@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from .records import sweep, write_atomically
@@ -145,22 +144,6 @@ def content_sha256(*splits: FaceSet) -> str:
     for number, faces in enumerate(splits):
         digest.update(bytes([number]) * len(faces))
     return digest.hexdigest()
-
-
-def resized(data: FaceData, size: int) -> FaceData:
-    """The same faces, size x size pixels: each new pixel is the mean of the area that it covers, rounded to uint8.
-
-    Labels and `twin` stay, the hash is that of the new content. Raises ValueError unless size is from 8 to 48.
-    """
-    if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= SIZE:
-        raise ValueError(f"size = {size!r} must be a whole number from 8 to {SIZE}, the side of the faces as they are")
-
-    def smaller(faces: FaceSet) -> FaceSet:
-        parts = [F.interpolate(part.float(), (size, size), mode="area") for part in faces.images.split(4096)]
-        return FaceSet(torch.cat(parts).round().to(torch.uint8), faces.labels, faces.twin)
-
-    splits = [smaller(faces) for faces in (data.train, data.public, data.private)]
-    return FaceData(*splits, name=f"{data.name}, {size} x {size} pixels", sha256=content_sha256(*splits))
 
 
 def locate(path=None) -> Path:
