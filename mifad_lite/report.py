@@ -76,12 +76,14 @@ RECORDS = {
     ),
     "paper_run": ("the paper's own recipe", "train --profile paper --data fer2013.csv --out runs/paper"),
     "ablation": (
-        "the paper's Tables 3 to 6 and ours, on FER2013",
-        "ablate --profile ablation --workers 2 --data fer2013.csv --runs runs/ablation",
+        "the paper's Tables 3 to 6 and two rivals, on FER2013",
+        "ablate --profile ablation --epochs 2 --lr 0.01 --no-bf16 --workers 2 "
+        "--table loss branches attention fusion rivals --data fer2013.csv --runs runs/ablation",
     ),
     "ablation_drawn": (
         "the paper's Tables 3 to 6 and ours, on drawn faces",
         "ablate --profile cpu --preset tiny --epochs 5 --batch 64 --lr 0.008 --workers 2 "
+        "--table loss branches attention fusion matched margin scale recipe "
         "--data drawn:2000,public=500,private=3000,intra=0.45,inter=0.45 --runs runs/drawn",
     ),
     "drawn_run": (

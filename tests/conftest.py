@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import time
 from pathlib import Path
 
 import matplotlib
@@ -36,11 +37,30 @@ def root():
 
 @pytest.fixture(scope="session")
 def book_build(tmp_path_factory):
-    """The finished `jupyter-book build` process, warnings as errors, and the folder of HTML pages that it wrote."""
-    out = tmp_path_factory.mktemp("book")
+    """The finished `jupyter-book build` process, warnings as errors, and the folder of HTML pages that it wrote.
+
+    Where pytest-xdist runs several processes, the first that comes here builds the book for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "book"
+    said, code = out / "said.txt", out / "code.txt"
     script = Path(sysconfig.get_path("scripts")) / "jupyter-book"
     command = [script, "build", ".", "-W", "-n", "--keep-going", "--path-output", out]
-    process = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        out.mkdir()
+    except FileExistsError:
+        for _ in range(6000):
+            if code.exists():
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("another process of the tests began to build the book and did not end", pytrace=False)
+    else:
+        with open(said, "w") as file:
+            ended = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        (out / "code").write_text(str(ended.returncode))
+        (out / "code").rename(code)  # whole, or not there
+    process = subprocess.CompletedProcess(command, int(code.read_text()), said.read_text())
     return process, out / "_build" / "html"
 
 

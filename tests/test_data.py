@@ -232,7 +232,7 @@ def test_a_bad_row_is_named(tmp_path, monkeypatch, kind, form):
     (b"emotion,pixels\n0,1 2 3\n", "row 1: this is not FER2013, as 'emotion,pixels' names no column 'usage'"),
     (b"\n<!DOCTYPE html>\n<html>", "row 2: this is not FER2013, as '<!DOCTYPE html>' names no column 'emotion'"),
     (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "row 1: this is not FER2013"),
-    (gzip.compress(b""), "the file is empty"),
+    (gzip.compress(b"", mtime=0), "the file is empty"),
     (packed("x", "notes.txt.zip"), "the archive holds no CSV file"),
     (packed("a,b\n1,2\n", "other.csv.zip"), "row 1: this is not FER2013"),
 ])  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 
 import mifad_lite.__main__ as cli
 from mifad_lite import PRESETS, load_network, profile, records, report
+from mifad_lite.ablate import TABLES
 from mifad_lite.records import RESULTS, read_record
 
 
@@ -163,6 +164,9 @@ def test_the_command_is_the_one_that_made_the_record(name, reproduce, root, monk
         assert (args.profile, args.preset) == (record["profile"], record["preset"])
         base = profile(args.profile)
         changes = {k: v for k in ("epochs", "batch", "lr") if (v := getattr(args, k)) is not None}
+        changes |= cli.computed(args)
+        tables = list(TABLES) if "all" in args.table else args.table
+        assert list(record["tables"]) == tables
         if args.preset:
             changes["network"] = PRESETS[args.preset].to_dict()
         assert within(record["base"], replace(base, **changes).to_dict() | {"seed": None})
