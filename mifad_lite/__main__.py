@@ -28,7 +28,6 @@ from .model import PRESETS
 from .predict import format_prediction, predict
 from .promise import promise
 from .records import provenance, write_record
-from .report import report, run_chapters
 from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
 
@@ -195,13 +194,15 @@ def promise_command(args: argparse.Namespace) -> None:
 
 
 def report_command(args: argparse.Namespace) -> None:
+    from . import report as pages  # imports seaborn, for which the other commands need not wait
+
     if args.out and not args.chapters:
         raise ValueError("--out records how long the chapters take, so they must run: leave --no-chapters out")
     if args.chapters:
-        record = run_chapters()
+        record = pages.run_chapters()
         if args.out:
             write_record(args.out, record)
-    for path in report():
+    for path in pages.report():
         print(path)
 
 

@@ -8,12 +8,13 @@ import base64
 import html
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from .plots import png
+if TYPE_CHECKING:  # matplotlib and seaborn take seconds to import, and whoever needs `pack` alone need not wait
+    from matplotlib.figure import Figure
 
 JS = Path(__file__).parent / "js"
 # The same ten lines around every figure. Each script sees `ui` (js/base.js) and `data`.
@@ -37,12 +38,14 @@ def pack(values: np.ndarray | Tensor, low: float = 0.0, high: float = 1.0) -> st
     return base64.b64encode(np.clip(np.rint(steps), 0, 255).astype(np.uint8).tobytes()).decode()
 
 
-def block(name: str, data: dict, still: Figure, alt: str, dpi: int = 90) -> str:
+def block(name: str, data: dict, still: "Figure", alt: str, dpi: int = 90) -> str:
     """The HTML of the interactive figure `name`, a file in mifad_lite/js without its ending.
 
     data: what the script reads, JSON-able.  still: shown where scripts do not run; it is closed.  alt: what there is
     to see, in words.  Raises ValueError for an unknown name, an empty `alt` or a number in `data` that is not finite.
     """
+    from .plots import png
+
     script = JS / f"{name}.js"
     if not script.is_file():
         known = ", ".join(sorted(p.stem for p in JS.glob("*.js") if p.stem != "base"))
@@ -60,7 +63,7 @@ def block(name: str, data: dict, still: Figure, alt: str, dpi: int = 90) -> str:
     )
 
 
-def show(name: str, data: dict, still: Figure, alt: str, dpi: int = 90) -> None:
+def show(name: str, data: dict, still: "Figure", alt: str, dpi: int = 90) -> None:
     """Display the interactive figure `name` in a notebook. Arguments and errors as in `block`."""
     from IPython.display import display
 

@@ -310,6 +310,13 @@ def test_wrong_usage_exits_with_2(args, capsys):
     assert "usage: mifad_lite" in capsys.readouterr().err
 
 
+def test_no_command_waits_for_what_only_figures_need(root):
+    slow = "{'matplotlib', 'seaborn', 'scipy', 'IPython'}"
+    code = f"import sys, mifad_lite.__main__; print(*({slow} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_as_a_program(root, always_happy, picture):
     def program(*args):
         command = [sys.executable, "-m", "mifad_lite", *args]

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -47,8 +48,8 @@ def test_the_command_runs_the_chapters_too(status, tmp_path, monkeypatch, capsys
     script = "import pathlib, sys\npathlib.Path(__file__).with_name(sys.argv[1] + '.ipynb').touch()\n"
     (tmp_path / "book/build_notebooks.py").write_text(script + f"sys.exit({status})\n")
     filled = []
-    monkeypatch.setattr(cli, "report", lambda: filled.append(1) or [])
-    monkeypatch.setattr(cli, "run_chapters", lambda: report.run_chapters(tmp_path))
+    monkeypatch.setattr(report, "report", lambda: filled.append(1) or [])
+    monkeypatch.setattr(report, "run_chapters", partial(report.run_chapters, tmp_path))
     out = tmp_path / "chapters.json"
     assert cli.main(["report", "--no-chapters"]) == 0
     assert not list(tmp_path.glob("book/*.ipynb"))
