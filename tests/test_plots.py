@@ -17,6 +17,7 @@ def _close_figures():
 
 
 def test_show_hands_over_picture_and_alt(monkeypatch):
+    plt.close("all")  # what other files' tests left open
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     plots.show(plots.network_diagram(), alt="three columns")
