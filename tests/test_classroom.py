@@ -199,6 +199,13 @@ def test_nothing_is_overwritten(mini, capsys):
     assert "holds no course" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is forked on Linux alone")
+def test_a_limit_below_what_is_held_is_told(mini, tmp_path):
+    with pytest.raises(course.CourseError, match="more than the 0.001 GB that a notebook may use"):
+        course.start_nbgrader(mini, ["--version"], tmp_path / "log.txt", gigabytes=0.001)
+    assert not (tmp_path / "log.txt").exists()
+
+
 def test_the_release_hides_what_it_should(mini):
     text = (mini / "release/ps9_mini/ps9_mini.ipynb").read_text()
     for hidden in ("SOLUTION", "HIDDEN", "grading", "x * x", "same sign", "a secret"):

@@ -163,8 +163,16 @@ def start_nbgrader(folder: Path, arguments: list[str], log: Path, environment: d
     """Start an nbgrader command in a process of its own, with what it says in `log`. Returns the process.
 
     gigabytes: a limit on the memory of each process that it starts; with it goes one on the size of a file (not on
-        Windows). 0 sets none.
+        Windows). 0 sets none. A forked process begins with the addresses of this one, so with less it could not run,
+        and everyone would get 0 points: then CourseError.
     """
+    if gigabytes and sys.platform == "linux":
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+        if held > gigabytes:
+            raise CourseError(
+                f"this Python holds addresses for {held:.1f} GB, more than the {gigabytes:g} GB that a notebook may use"
+                ": grade from a Python that has imported less, or raise the limit"
+            )
     importlib.import_module("nbgrader.apps.nbgraderapp")  # here, for every process that is forked
     own = (folder.resolve(), arguments, log.resolve(), environment or {}, gigabytes)
     process = PROCESSES.Process(target=nbgrader, args=own)
