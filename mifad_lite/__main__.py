@@ -14,7 +14,7 @@ import torch
 
 from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
-from .bench import bench, bench_scaling
+from .bench import bench, bench_graphs, bench_scaling
 from .checkpoint import NAMES, SHIPPED, load_network, shrink
 from .data import CLASSES, SIZE, FaceData, flaws, load_fer2013
 from .distributed import place, speaks
@@ -29,7 +29,7 @@ from .predict import format_prediction, predict
 from .promise import promise
 from .records import provenance, write_record
 from .synthetic import synthetic_data
-from .train import LOSSES, PROFILES, TrainingStopped, fit, profile
+from .train import LOSSES, PROFILES, SCHEDULES, TrainingStopped, fit, profile
 
 
 def get_data(source: str | None) -> FaceData:
@@ -72,6 +72,7 @@ def data_command(args: argparse.Namespace) -> None:
 
 def computed_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--graph", action=argparse.BooleanOptionalAction, help="each step one CUDA graph; GPU only")
     parser.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="bfloat16; slower than float32 on a CPU that lacks it"
     )
@@ -79,13 +80,14 @@ def computed_options(parser: argparse.ArgumentParser) -> None:
 
 def computed(args: argparse.Namespace) -> dict:
     """What the options say about how steps are computed, in place of the profile's."""
-    return {k: v for k in ("compile", "bf16") if (v := getattr(args, k)) is not None}
+    return {k: v for k in ("compile", "graph", "bf16") if (v := getattr(args, k)) is not None}
 
 
 def train_command(args: argparse.Namespace) -> None:
     config = profile(args.profile)
     network = PRESETS[args.preset].to_dict() if args.preset else dict(config.network)
-    changes = {k: v for k in ("epochs", "batch", "lr", "margin", "seed", "loss") if (v := getattr(args, k)) is not None}
+    given = ("epochs", "batch", "lr", "margin", "seed", "loss", "schedule", "teach")
+    changes = {k: v for k in given if (v := getattr(args, k)) is not None}
     if args.loss and args.loss != "angular":
         network["head"] = "linear"
     if args.arch == "resnet18":
@@ -93,7 +95,15 @@ def train_command(args: argparse.Namespace) -> None:
         changes |= {"loss": args.loss or "softmax"}
     changes |= computed(args)
     config = replace(config, arch=args.arch, network=network, **changes)
-    _, record = fit(get_data(args.data), config, args.out, resume=args.resume, log=lambda line: print(line, flush=True))
+    teachers = [load_network(path)[0] for path in args.teacher]
+    _, record = fit(
+        get_data(args.data),
+        config,
+        args.out,
+        resume=args.resume,
+        log=lambda line: print(line, flush=True),
+        teachers=teachers,
+    )
     if place()[0]:
         return  # of several processes the first one speaks
     print(f"best on the public test: {100 * record['best_public_accuracy']:.2f} % after epoch {record['best_epoch']}")
@@ -164,7 +174,10 @@ def inspect_command(args: argparse.Namespace) -> None:
 
 
 def bench_command(args: argparse.Namespace) -> None:
-    record = bench_scaling(args.repeats) if args.scaling else bench(args.batch, args.steps, args.repeats)
+    if args.graphs:
+        record = bench_graphs()
+    else:
+        record = bench_scaling(args.repeats) if args.scaling else bench(args.batch, args.steps, args.repeats)
     if args.out:
         write_record(args.out, record)
 
@@ -242,8 +255,12 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--width", default=64, type=int, help="first stage of the ResNet")
     train.add_argument("--loss", choices=LOSSES)
     computed_options(train)
-    for name, kind in (("epochs", int), ("batch", int), ("lr", float), ("margin", float), ("seed", int)):
-        train.add_argument(f"--{name}", type=kind)
+    train.add_argument("--schedule", choices=SCHEDULES)
+    train.add_argument("--teacher", default=[], type=Path, nargs="+", help="checkpoints whose answers it learns, too")
+    for name in ("epochs", "batch", "seed"):
+        train.add_argument(f"--{name}", type=int)
+    for name in ("lr", "margin", "teach"):
+        train.add_argument(f"--{name}", type=float)
 
     evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
     data_option(evaluate)
@@ -279,6 +296,7 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--scaling", action="store_true", help="instead: against batch, width, resolution; attention; the peak"
     )
+    measure.add_argument("--graphs", action="store_true", help="instead, on a GPU: CUDA graphs and compilation on, off")
     out_option(measure)
 
     small = command("shrink", shrink_command, "Copy a checkpoint with its weights in 16 bits: half the size.")

@@ -1,6 +1,7 @@
 """How fast it is: the real loop, its columns alone, the ResNet baseline, and the loop that most people would write.
 
 `bench` compares networks and loops at one size. `bench_scaling` follows one network over batch, width and resolution.
+`bench_graphs` is for a GPU: the loop with and without CUDA graphs and torch.compile.
 """
 
 import hashlib
@@ -302,10 +303,13 @@ def training_step(config: TrainConfig, batch: int, side: int, device: str) -> Ca
     """A function that makes one step on random images: forward, loss, backward, clip, optimizer. No augmentation."""
     torch.manual_seed(0)
     net = build(config.arch, config.network).to(device, memory_format=torch.channels_last).train()
-    objective = Objective(config, config.network["embedding"], config.network["classes"]).to(device)
+    with torch.no_grad():
+        width = net.eval().features(torch.zeros(1, 1, side, side, device=device)).shape[1]
+    net.train()
+    objective = Objective(config, width, net.config.classes).to(device)
     optimizer = make_optimizer(config, net, objective)
     x = torch.rand(batch, 1, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    y = torch.arange(batch, device=device) % config.network["classes"]
+    y = torch.arange(batch, device=device) % net.config.classes
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -420,4 +424,86 @@ def bench_scaling(
     for row in attention["errors"]:
         log(f"  side {row['side']:3}: error {row['error']:.1e}, bound {row['bound']:.1e}")
     log(f"best {rate:.0f} images/s, {100 * record['share_of_peak']:.1f} % of the peak")
+    return record
+
+
+GRAPHED = {  # what `bench_graphs` trains: the network's name, and what its configuration changes
+    "lite": {"network": PRESETS["lite"].to_dict()},
+    "wide": {"network": PRESETS["wide"].to_dict()},
+    "base": {"network": PRESETS["base"].to_dict()},
+    "ResNet-18, width 32": {"arch": "resnet18", "network": ResNetConfig(32).to_dict(), "loss": "softmax"},
+    "ResNet-18, width 64": {"arch": "resnet18", "network": ResNetConfig(64).to_dict(), "loss": "softmax"},
+}
+
+
+def bench_graphs(
+    batches: tuple[int, ...] = (128, 512),
+    images: int = 16384,
+    epochs: int = 3,
+    networks: dict[str, dict] = GRAPHED,
+    compiled: tuple[str, ...] = ("lite",),
+    sizes: tuple[int, ...] = (4096, 8192),
+    log: Callable[[str], None] = print,
+) -> dict:
+    """A record of the whole loop of `fit` on a GPU, by network and batch, with and without graphs and compilation.
+
+    Every row is the fastest epoch after the first, on random images of 48 x 48 pixels, augmented; the first epoch's
+    seconds hold what recording or compiling takes.  compiled: networks that are also compiled, at the largest batch.
+    sizes: of the matrices whose product gives the card's peak in bfloat16.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    draw = torch.Generator().manual_seed(0)
+    faces = FaceSet(
+        torch.randint(256, (images, 1, 48, 48), generator=draw, dtype=torch.uint8),
+        torch.randint(7, (images,), generator=draw),
+    )
+    few = faces.subset(slice(0, 2))
+    data = FaceData(faces, few, few, "random numbers", content_sha256(faces, few, few))
+    peak = matmul_peak(torch.bfloat16, sizes, device, 10)
+    record = {
+        "kind": "graphs",
+        **provenance(data.name, data.sha256, device),
+        "seed": 0,
+        "images": images,
+        "peak": peak,
+        "training": [],
+        "inference": [],
+    }
+    log(f"{record['device']}: products of matrices reach {peak['gflop_per_second']:,.0f} GFLOP/s in bfloat16")
+
+    def measure(name: str, batch: int, compile: bool, graph: bool) -> None:
+        config = TrainConfig(**networks[name], batch=batch, epochs=epochs, compile=compile, graph=graph)
+        _, run = fit(data, config, progress=False)
+        first, *rest = (epoch["seconds"] for epoch in run["epochs"])
+        rate = images // batch * batch / min(rest)
+        row = {"name": name, "batch": batch, "compile": compile, "graph": graph}
+        row |= {"images_per_second": round(rate), "step_milliseconds": round(1e3 * batch / rate, 2)}
+        row |= {"first_epoch_seconds": first, "share_of_peak": round(rate * work[name] / peak["gflop_per_second"], 4)}
+        record["training"].append(row)
+        how = ("compiled, " if compile else "") + ("graph" if graph else "no graph")
+        share = 100 * row["share_of_peak"]
+        log(f"  {name:20} batch {batch:4} {how:20}{rate:10,.0f} images/s {share:6.1f} % of the peak")
+
+    work = {n: gflop(training_step(TrainConfig(**changes), 8, 48, "cpu")) / 8 for n, changes in networks.items()}
+    record["step_gflop"] = {name: round(amount, 4) for name, amount in work.items()}
+    for name in networks:
+        for batch in batches:
+            for graph in (False, True):
+                measure(name, batch, False, graph)
+    for name in compiled:
+        for graph in (False, True):
+            measure(name, max(batches), True, graph)
+    for name, changes in networks.items():
+        config = TrainConfig(**changes)
+        net = build(config.arch, config.network).to(device, memory_format=torch.channels_last).eval()
+        row = {"name": name}
+        for batch in (64, 1024):
+            some = faces.images[: 4 * batch]
+            seconds = fastest(lambda n=net, x=some, b=batch: predict_logits(n, x, bf16=True, batch=b), 5)
+            row[f"images_per_second_{batch}"] = round(len(some) / seconds)
+        row["one_face_milliseconds"] = round(1e3 * fastest(lambda n=net: predict_logits(n, faces.images[:1]), 20), 2)
+        record["inference"].append(row)
+        log(f"  {name:20} answers {row['images_per_second_1024']:10,.0f} images/s at batch 1,024")
+    if device == "cuda":
+        record["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return record

@@ -33,8 +33,10 @@ class CosineClassifier(nn.Module):
             return F.normalize(x.float(), dim=1) @ F.normalize(self.weight.float(), dim=1).T
 
 
-def add_margin(cos_theta: Tensor, margin: float) -> Tensor:
+def add_margin(cos_theta: Tensor, margin: float | Tensor) -> Tensor:
     """cos(theta + m) from cos(theta), for any shape, decreasing in theta over the whole of [0, pi].
+
+    margin: m in radians, a number or a tensor () on the device of `cos_theta`.
 
     Uses cos(theta + m) = cos(theta) cos(m) - sin(theta) sin(m), so no arccosine is taken. Past
     theta + m = pi the plain cosine would rise again. There it continues as -2 - cos(theta + m), which
@@ -43,8 +45,9 @@ def add_margin(cos_theta: Tensor, margin: float) -> Tensor:
     sin_squared = (1 - cos_theta * cos_theta).clamp_min(0)
     root = sin_squared.clamp_min(SIN_SQUARED_FLOOR).sqrt()
     sin_theta = torch.where(sin_squared > SIN_SQUARED_FLOOR, root, sin_squared / math.sqrt(SIN_SQUARED_FLOOR))
-    shifted = cos_theta * math.cos(margin) - sin_theta * math.sin(margin)
-    return torch.where(cos_theta >= -math.cos(margin), shifted, -2 - shifted)
+    by = torch if isinstance(margin, Tensor) else math
+    shifted = cos_theta * by.cos(margin) - sin_theta * by.sin(margin)
+    return torch.where(cos_theta >= -by.cos(margin), shifted, -2 - shifted)
 
 
 class AngularDistanceLoss(nn.Module):
@@ -65,14 +68,19 @@ class AngularDistanceLoss(nn.Module):
             raise ValueError(f"margin m = {margin} must lie in [0, pi/2) radians")
         self.scale, self.margin = scale, margin
 
-    def logits(self, cos_theta: Tensor, labels: Tensor, ramp: float = 1.0) -> Tensor:
+    def logits(self, cos_theta: Tensor, labels: Tensor, ramp: float | Tensor = 1.0) -> Tensor:
         """cos(theta) (B, K), labels (B,) -> logits (B, K) with the margin on the true class alone."""
         cos_theta = cos_theta.float().clamp(-1, 1)
         true = labels[:, None]
         return self.scale * cos_theta.scatter(1, true, add_margin(cos_theta.gather(1, true), ramp * self.margin))
 
     def forward(
-        self, cos_theta: Tensor, labels: Tensor, ramp: float = 1.0, smoothing: float = 0.0, reduction: str = "mean"
+        self,
+        cos_theta: Tensor,
+        labels: Tensor,
+        ramp: float | Tensor = 1.0,
+        smoothing: float = 0.0,
+        reduction: str = "mean",
     ) -> Tensor:
         """Mean loss over the batch, or with reduction="none" one loss for each sample (B,).
 

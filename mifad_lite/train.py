@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .augment import Augmentation, augment
-from .checkpoint import ARCHITECTURES, build, load_network, read_tensors, save_network, write_tensors
+from .checkpoint import ARCHITECTURES, build, checksum, load_network, read_tensors, save_network, write_tensors
 from .data import FaceData
 from .distributed import guard, join
 from .evaluate import accuracy, predict_logits
+from .graph import Replay
 from .losses import AngularDistanceLoss, CenterLoss, IslandLoss
 from .model import PRESETS, MIFADConfig, check_numbers
 from .records import provenance, read_record, sweep, write_record
 
 LOSSES = ("angular", "softmax", "center", "island")
+SCHEDULES = ("one-cycle", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class TrainConfig:
     warmup: part of a one-cycle run that rises.  ema: horizon of the weight average as a part of the run, 0 for none.
     smoothing: part of each target that is spread over all classes.  mixup: alpha of mixup (Zhang et al., ICLR 2018), 0
         for none; each image is blended with another one, the share drawn from Beta(alpha, alpha), and so is its loss.
-    clip: largest gradient norm.  bf16, channels_last, compile: how the steps are computed (channels_last on a CPU only
-        together with bf16).
+    teach: part of the loss that asks for the teachers' probabilities in place of the label (Hinton et al., 2015), with
+        the teachers that `fit` is given.
+    clip: largest gradient norm.  bf16, channels_last, compile, graph: how the steps are computed (channels_last on a
+        CPU only together with bf16; graph, a step as one CUDA graph, on a GPU only).
     """
 
     arch: str = "mifad"
@@ -55,10 +59,12 @@ class TrainConfig:
     ema: float = 0.03
     smoothing: float = 0.0
     mixup: float = 0.0
+    teach: float = 0.0
     clip: float = 5.0
     bf16: bool = True
     channels_last: bool = True
     compile: bool = False
+    graph: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
@@ -67,8 +73,8 @@ class TrainConfig:
             ("arch", tuple(ARCHITECTURES)),
             ("loss", LOSSES),
             ("optimizer", ("adamw", "adam", "sgd")),
-            ("schedule", ("one-cycle", "cosine", "constant")),
-            *((name, (True, False)) for name in ("bf16", "channels_last", "compile")),
+            ("schedule", SCHEDULES),
+            *((name, (True, False)) for name in ("bf16", "channels_last", "compile", "graph")),
         ):
             value = getattr(self, name)
             if value not in allowed or isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -76,7 +82,7 @@ class TrainConfig:
         check_numbers(self, epochs=(1, 10**6), batch=(2, 10**9), seed=(-(10**12), 10**12))
         check_numbers(self, lr=(0.0, 1e38), weight_decay=(0.0, 1e6), clip=(1e-9, math.inf), margin=(-100.0, 100.0))
         check_numbers(self, ramp=(0.0, 1.0), warmup=(0.0, 1.0), ema=(0.0, 100.0), aux_weight=(0.0, 1e6))
-        check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0))
+        check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0), teach=(0.0, 1.0))
         if not isinstance(self.network, dict):
             raise ValueError(f"network is {self.network!r}, and must be a dict, as MIFADConfig(...).to_dict() makes it")
         if self.loss == "angular" and self.network.get("head") != "cosine":
@@ -137,18 +143,25 @@ class Objective(nn.Module):
         super().__init__()
         self.angular = self.aux = None
         self.aux_weight = config.aux_weight
-        self.smoothing = config.smoothing
+        self.smoothing, self.teach = config.smoothing, config.teach
         if config.loss == "angular":
             self.angular = AngularDistanceLoss(config.network.get("scale", MIFADConfig.scale), config.margin)
         elif config.loss in ("center", "island"):
             self.aux = (CenterLoss if config.loss == "center" else IslandLoss)(classes, embedding)
 
     def forward(
-        self, net: nn.Module, embedding: Tensor, labels: Tensor, ramp: float, mix: tuple[Tensor, Tensor] | None = None
+        self,
+        net: nn.Module,
+        embedding: Tensor,
+        labels: Tensor,
+        ramp: float | Tensor,
+        mix: tuple[Tensor, Tensor] | None = None,
+        taught: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embedding (B, E), labels (B,) -> loss, and what to take the arg max of (B, classes).
 
         mix: the share of the first label (B,) and the other labels (B,) where images were blended.
+        taught: the teachers' mean probabilities (B, classes), for the part `teach` of the loss.
         """
         scores = net.head(embedding) if self.angular is not None else net.classify(embedding).float()
 
@@ -162,6 +175,10 @@ class Objective(nn.Module):
         else:
             share, others = mix
             total = (share * loss(labels, "none") + (1 - share) * loss(others, "none")).mean()
+        if taught is not None:
+            logits = scores if self.angular is None else self.angular.scale * scores
+            follow = -(taught * logits.log_softmax(1)).sum(1).mean()
+            total = (1 - self.teach) * total + self.teach * follow
         if self.aux is not None:
             total = total + self.aux_weight * self.aux(embedding, labels)
         return total, scores
@@ -174,9 +191,9 @@ class Step(nn.Module):
         super().__init__()
         self.net, self.objective, self.features = net, objective, features
 
-    def forward(self, x: Tensor, labels: Tensor, ramp: float, mix=None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, labels: Tensor, ramp, mix=None, taught=None) -> tuple[Tensor, Tensor]:
         """Images (B, 1, H, W) in [0, 1], and what `Objective` takes -> what it gives."""
-        return self.objective(self.net, self.features(x), labels, ramp, mix)
+        return self.objective(self.net, self.features(x), labels, ramp, mix, taught)
 
 
 def lr_factor(schedule: str, t: float, warmup: float = 0.2) -> float:
@@ -189,8 +206,13 @@ def lr_factor(schedule: str, t: float, warmup: float = 0.2) -> float:
     return max(1e-3, (1 + math.cos(math.pi * (t - start) / (1 - start))) / 2)
 
 
-def make_optimizer(config: TrainConfig, net: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
-    """Convolution and linear weights decay. Biases, norms, alpha, beta, centers and cosine directions do not."""
+def make_optimizer(
+    config: TrainConfig, net: nn.Module, objective: nn.Module, graph: bool = False
+) -> torch.optim.Optimizer:
+    """Convolution and linear weights decay. Biases, norms, alpha, beta, centers and cosine directions do not.
+
+    graph: its rate is a tensor, which a CUDA graph can read anew at each replay.
+    """
     decay, keep = [], []
     for name, p in net.named_parameters():
         cosine_head = name == "head.weight" and config.network.get("head") == "cosine"
@@ -199,16 +221,24 @@ def make_optimizer(config: TrainConfig, net: nn.Module, objective: nn.Module) ->
         {"params": decay, "weight_decay": config.weight_decay},
         {"params": keep + list(objective.parameters()), "weight_decay": 0.0},
     ]
+    lr = torch.tensor(config.lr, device=next(net.parameters()).device) if graph else config.lr
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=graph or None)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, fused=True)  # one pass over the weights: 2 ms in place of 15 for the preset wide
+    # Fused is one pass over the weights: 2 ms in place of 15 for the preset wide.
+    return kind(groups, lr=lr, fused=True, capturable=graph)
 
 
 @torch.no_grad()
-def ema_update(average: dict[str, Tensor], current: dict[str, Tensor], decay: float) -> None:
+def ema_update(average: dict[str, Tensor], current: dict[str, Tensor], decay: float | Tensor) -> None:
     floats = [name for name, a in average.items() if a.is_floating_point()]
-    torch._foreach_lerp_([average[n] for n in floats], [current[n] for n in floats], 1 - decay)
+    old, new = [average[n] for n in floats], [current[n] for n in floats]
+    if isinstance(decay, Tensor):  # which lerp does not take for many tensors at once
+        change = torch._foreach_sub(new, old)
+        torch._foreach_mul_(change, 1 - decay)
+        torch._foreach_add_(old, change)
+    else:
+        torch._foreach_lerp_(old, new, 1 - decay)
     for name in average.keys() - set(floats):
         average[name].copy_(current[name])
 
@@ -223,6 +253,7 @@ def fit(
     device: str | None = None,
     log: Callable[[str], None] | None = None,
     progress: bool | None = None,
+    teachers: Sequence[nn.Module] = (),
 ) -> tuple[nn.Module, dict]:
     """Train on `data.train`, watch `data.public`, never look at `data.private`.
 
@@ -231,12 +262,13 @@ def fit(
     folder: where last.safetensors, best.safetensors and record.json go after every epoch. None writes nothing.
     resume: go on from folder/last.safetensors. On a CPU the result is bit for bit that of an uncut run.
     log: called with one line per epoch.  progress: a tqdm bar (default: where standard error is a terminal).
+    teachers: trained networks, for a configuration with `teach` above 0.
 
     Started by torchrun, the processes share each step and end with the same network (distributed.py); the first one
     writes, logs and shows the bar.
 
     Raises TrainingStopped at a loss or gradient norm that is not finite, or where another process is gone; ValueError
-    where the folder holds another run, or the processes cannot share the batch.
+    where the folder holds another run, the processes cannot share the batch, or `teach` and teachers do not meet.
     """
     team = join(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     device = team.device
@@ -244,8 +276,13 @@ def fit(
     folder = None if folder is None else Path(folder)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and a run needs a folder: name another one")
-    if config.compile and team.size > 1:
-        raise ValueError(f"steps shared by {team.size} processes are not compiled here: use --no-compile")
+    for name in ("compile", "graph"):
+        if getattr(config, name) and team.size > 1:
+            done = {"compile": "compiled", "graph": "recorded as a graph"}[name]
+            raise ValueError(f"steps shared by {team.size} processes are not {done} here: use --no-{name}")
+    if bool(config.teach) != bool(teachers):
+        count = len(teachers)
+        raise ValueError(f"teach = {config.teach:g} with {count} teachers: set both (--teach, --teacher), or none")
     batch = min(config.batch, len(data.train))
     share = team.share(batch)
     origin = provenance(data.name, data.sha256, device)  # of the code as it started
@@ -258,12 +295,16 @@ def fit(
     net = build(config.arch, config.network).to(device, memory_format=layout)
     average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
     average.load_state_dict(net.state_dict())
+    teachers = [teacher.to(device, memory_format=layout).eval() for teacher in teachers]
+    if teachers:
+        origin["teachers"] = [checksum({k: v.cpu() for k, v in t.state_dict().items()}, "") for t in teachers]
     check_data(data, net.config, config.augmentation.crop)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
     with torch.no_grad():
         width = net.eval().features(torch.zeros(1, 1, 48, 48, device=device)).shape[1]
     objective = Objective(config, width, net.config.classes).to(device)
-    optimizer = make_optimizer(config, net, objective)
+    graph = config.graph and Replay.works_on(device)
+    optimizer = make_optimizer(config, net, objective, graph)
     # Shapes never change in training. Taken for symbols they stop inductor, which must order strides.
     features = torch.compile(net.features, dynamic=False) if config.compile else net.features
     shared_step = team.prepare(net, Step(net, objective, features))
@@ -286,58 +327,111 @@ def fit(
     elif folder is not None and (folder / "last.safetensors").exists():
         raise ValueError(f"{folder} already holds a run: go on with --resume, or name another folder")
 
+    def update(x: Tensor, y: Tensor, mix, ramp, keep, check: Callable[[Tensor], None] | None = None) -> Tensor:
+        """One step on x (B, 1, H, W) and y (B,) -> (3,): loss, share of hits, gradient norm.
+
+        mix: None, or the shares (B,) and partners (B,) of mixup.  keep: what the average keeps of itself.
+        check: called with the result before the weights change.
+        """
+        if mix is not None:
+            parts, partner = mix
+            x = torch.lerp(x[partner], x, parts[:, None, None, None]).contiguous(memory_format=layout)[share]
+            mix = parts[share], y[partner][share]
+        y = y[share]
+        with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
+            taught = None
+            if teachers:
+                with torch.no_grad():
+                    taught = torch.stack([teacher(x).float().softmax(1) for teacher in teachers]).mean(0)
+            loss, scores = shared_step(x, y, ramp, mix, taught)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+        result = team.mean(torch.stack([loss.detach(), (scores.argmax(1) == y).float().mean()]))
+        result = torch.cat([result, norm.detach()[None]])
+        if check is not None:
+            check(result)
+        optimizer.step()
+        ema_update(average.state_dict(), net.state_dict(), keep)
+        return result
+
+    def stopped(number: int, result: Tensor) -> TrainingStopped:
+        return TrainingStopped(
+            f"epoch {number // steps + 1}, step {number % steps + 1}: loss {result[0].item():g}, gradient norm "
+            f"{result[2].item():g}; lower lr or the margin; the last whole epoch is kept"
+        )
+
+    def planned(number: int) -> tuple[float, float, float]:
+        """Learning rate, ramp and what the average keeps, at a step of the run."""
+        t, n = number / total, number + 1
+        keep = min(1 - 1 / max(1.0, config.ema * total), (1 + n) / (10 + n)) if config.ema else 0.0
+        rate = config.lr * lr_factor(config.schedule, t, config.warmup)
+        return rate, min(1.0, t / config.ramp) if config.ramp else 1.0, keep
+
+    beta = torch.distributions.Beta(config.mixup, config.mixup) if config.mixup else None
+    replay = None
+    if kind == "cuda":
+        torch.backends.cudnn.benchmark = True  # shapes never change: the fastest convolutions are looked for once
     for epoch in range(len(history), config.epochs):
         began = time.perf_counter()
+        net.train()
+        if graph and replay is None:
+            crop = config.augmentation.crop
+            shape = (steps, batch, *((crop, crop) if crop else images.shape[2:]))
+            replay = Replay(update, [net, average, objective], optimizer, shape, beta is not None, layout, device)
         torch.manual_seed(config.seed * 100_003 + epoch)  # dropout
         generator = torch.Generator(device).manual_seed(config.seed * 100_003 + epoch)  # order and augmentation
         order = torch.randperm(len(images), generator=generator, device=device)
-        net.train()
-        sums = torch.zeros(2, device=device)  # loss, hits
-        title = f"epoch {epoch + 1}/{config.epochs}"
-        hidden = team.rank > 0 or (None if progress is None else not progress)
-        bar = tqdm(range(steps), title, leave=False, unit="step", disable=hidden)
-        for step in bar:
-            t = (epoch * steps + step) / total
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * lr_factor(config.schedule, t, config.warmup)
-            index = order[step * batch : (step + 1) * batch]
-            x = augment(images[index], config.augmentation, generator, **draws).contiguous(memory_format=layout)
-            y, mix = labels[index], None
-            if config.mixup:
-                parts = torch.distributions.Beta(config.mixup, config.mixup).sample((batch,)).to(device)
-                partner = torch.randperm(batch, generator=generator, device=device)
-                x = torch.lerp(x[partner], x, parts[:, None, None, None]).contiguous(memory_format=layout)[share]
-                mix = parts[share], y[partner][share]
-            y = y[share]
-            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
-                loss, scores = shared_step(x, y, min(1.0, t / config.ramp) if config.ramp else 1.0, mix)
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-            result = team.mean(torch.stack([loss.detach(), (scores.argmax(1) == y).float().mean()]))
-            if not torch.isfinite(norm + result[0]):
-                raise TrainingStopped(
-                    f"epoch {epoch + 1}, step {step + 1}: loss {result[0].item():g}, gradient norm {norm.item():g}; "
-                    "lower lr or the margin; the last whole epoch is kept"
-                )
-            optimizer.step()
-            n = epoch * steps + step + 1
-            decay = min(1 - 1 / max(1.0, config.ema * total), (1 + n) / (10 + n)) if config.ema else 0.0
-            ema_update(average.state_dict(), net.state_dict(), decay)
-            sums += result
+        first = epoch * steps
+        if replay is not None:
+            order = order[: steps * batch]
+            x = torch.cat([augment(images[part], config.augmentation, generator) for part in order.split(4096)])
+            mix = None
+            if beta is not None:
+                draws_of_partners = torch.rand(steps, batch, generator=generator, device=device)
+                mix = beta.sample((steps, batch)).to(device), draws_of_partners.argsort(1)
+            plan = torch.tensor([planned(first + step) for step in range(steps)], device=device)
+            results = replay.epoch(x, labels[order], mix, plan)
+            rate = planned(first + steps - 1)[0]
+            if len(bad := (~results.isfinite().all(1)).nonzero()):
+                raise stopped(first + bad[0].item(), results[bad[0].item()])
+            sums = results.sum(0)
+        else:
+            sums = torch.zeros(3, device=device)
+            title = f"epoch {epoch + 1}/{config.epochs}"
+            hidden = team.rank > 0 or (None if progress is None else not progress)
+            for step in tqdm(range(steps), title, leave=False, unit="step", disable=hidden):
+                number = first + step
+                rate, ramp, keep = planned(number)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                index = order[step * batch : (step + 1) * batch]
+                x = augment(images[index], config.augmentation, generator, **draws).contiguous(memory_format=layout)
+                mix = None
+                if beta is not None:
+                    mix = (
+                        beta.sample((batch,)).to(device),
+                        torch.randperm(batch, generator=generator, device=device),
+                    )
+
+                def check(result: Tensor, number: int = number) -> None:
+                    if not torch.isfinite(result[0] + result[2]):
+                        raise stopped(number, result)
+
+                sums += update(x, labels[index], mix, ramp, keep, check)
         public = team.of_first(
             lambda: accuracy(predict_logits(average, data.public.images, bf16=config.bf16), data.public.labels)
         )
         seconds = time.perf_counter() - began
-        mean_loss, train_accuracy = (sums / steps).tolist()
+        mean_loss, train_accuracy, _ = (sums / steps).tolist()
         history.append(
             {
                 "epoch": epoch + 1,
                 "loss": round(mean_loss, 6),
                 "train_accuracy": round(train_accuracy, 6),
                 "public_accuracy": round(public, 6),
-                "lr": optimizer.param_groups[0]["lr"],
-                "seconds": round(seconds, 2),
+                "lr": rate,
+                "seconds": round(seconds, 3),
             }
         )
         improved = public > best
@@ -377,7 +471,7 @@ def make_record(config: TrainConfig, origin: dict, history: list[dict], best: fl
         "seed": config.seed,
         "best_epoch": max(history, key=lambda h: h["public_accuracy"])["epoch"],
         "best_public_accuracy": best,
-        "seconds": round(sum(h["seconds"] for h in history), 2),
+        "seconds": round(sum(h["seconds"] for h in history), 3),
         "epochs": history,
     }
 
