@@ -175,7 +175,7 @@ def inspect_command(args: argparse.Namespace) -> None:
 
 def bench_command(args: argparse.Namespace) -> None:
     if args.graphs:
-        record = bench_graphs()
+        record = bench_graphs(compiled=("lite",) if args.compile else ())
     else:
         record = bench_scaling(args.repeats) if args.scaling else bench(args.batch, args.steps, args.repeats)
     if args.out:
@@ -296,7 +296,8 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--scaling", action="store_true", help="instead: against batch, width, resolution; attention; the peak"
     )
-    measure.add_argument("--graphs", action="store_true", help="instead, on a GPU: CUDA graphs and compilation on, off")
+    measure.add_argument("--graphs", action="store_true", help="instead, on a GPU: with CUDA graphs and without")
+    measure.add_argument("--compile", action="store_true", help="with --graphs: compiled, too, which takes a minute")
     out_option(measure)
 
     small = command("shrink", shrink_command, "Copy a checkpoint with its weights in 16 bits: half the size.")

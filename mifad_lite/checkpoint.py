@@ -91,7 +91,12 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
 def save_network(path: Path | str, net: nn.Module, **meta) -> None:
     """Save weights and buffers with what is needed to build the network again, and any further `meta`."""
     arch = next(name for name, (network, _) in ARCHITECTURES.items() if isinstance(net, network))
-    write_tensors(path, net.state_dict(), {"arch": arch, "config": net.config.to_dict(), **meta})
+    save_weights(path, arch, net.config, net.state_dict(), **meta)
+
+
+def save_weights(path: Path | str, arch: str, config, weights: dict[str, Tensor], **meta) -> None:
+    """`save_network` for weights that no network holds at the moment."""
+    write_tensors(path, weights, {"arch": arch, "config": config.to_dict(), **meta})
 
 
 def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:

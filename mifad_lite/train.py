@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .augment import Augmentation, augment
-from .checkpoint import ARCHITECTURES, build, checksum, load_network, read_tensors, save_network, write_tensors
+from .checkpoint import ARCHITECTURES, build, checksum, load_network, read_tensors, save_weights, write_tensors
 from .data import FaceData
 from .distributed import guard, join
 from .evaluate import accuracy, predict_logits
@@ -259,7 +259,8 @@ def fit(
 
     Returns the averaged network of the epoch that was best on the public test, and the run's record.
 
-    folder: where last.safetensors, best.safetensors and record.json go after every epoch. None writes nothing.
+    folder: where last.safetensors, best.safetensors and record.json go after every epoch, on a GPU every few seconds.
+        None writes nothing.
     resume: go on from folder/last.safetensors. On a CPU the result is bit for bit that of an uncut run.
     log: called with one line per epoch.  progress: a tqdm bar (default: where standard error is a terminal).
     teachers: trained networks, for a configuration with `teach` above 0.
@@ -369,7 +370,7 @@ def fit(
         return rate, min(1.0, t / config.ramp) if config.ramp else 1.0, keep
 
     beta = torch.distributions.Beta(config.mixup, config.mixup) if config.mixup else None
-    replay = None
+    replay, unsaved, written = None, False, time.perf_counter()
     if kind == "cuda":
         torch.backends.cudnn.benchmark = True  # shapes never change: the fastest convolutions are looked for once
     for epoch in range(len(history), config.epochs):
@@ -420,7 +421,10 @@ def fit(
 
                 sums += update(x, labels[index], mix, ramp, keep, check)
         public = team.of_first(
-            lambda: accuracy(predict_logits(average, data.public.images, bf16=config.bf16), data.public.labels)
+            lambda: accuracy(
+                predict_logits(average, data.public.images, bf16=config.bf16, batch=4096 if kind == "cuda" else 256),
+                data.public.labels,
+            )
         )
         seconds = time.perf_counter() - began
         mean_loss, train_accuracy, _ = (sums / steps).tolist()
@@ -438,12 +442,17 @@ def fit(
         if improved:
             best = public
             best_state = {k: v.clone() for k, v in average.state_dict().items()}
+            unsaved = True
         record = make_record(config, origin, history, best)
-        if folder is not None and team.rank == 0:
-            if improved:
-                save_network(folder / "best.safetensors", average, epoch=epoch + 1, public_accuracy=best)
+        # A GPU's epoch can take less time than the writing. There, the folder may lag by a few seconds.
+        due = kind != "cuda" or epoch + 1 == config.epochs or time.perf_counter() - written > 5
+        if folder is not None and team.rank == 0 and due:
+            if unsaved:
+                about = {"epoch": record["best_epoch"], "public_accuracy": best}
+                save_weights(folder / "best.safetensors", config.arch, average.config, best_state, **about)
             save_state(folder / "last.safetensors", config, data, history, best, net, average, objective, optimizer)
             write_record(folder / "record.json", record)
+            unsaved, written = False, time.perf_counter()
         if log and team.rank == 0:
             log(
                 f"epoch {epoch + 1:>3}/{config.epochs}  loss {mean_loss:.4f}  train {100 * train_accuracy:.2f} %  "
