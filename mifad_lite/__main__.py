@@ -88,8 +88,8 @@ def train_command(args: argparse.Namespace) -> None:
     network = PRESETS[args.preset].to_dict() if args.preset else dict(config.network)
     given = ("epochs", "batch", "lr", "margin", "seed", "loss", "schedule", "teach")
     changes = {k: v for k in given if (v := getattr(args, k)) is not None}
-    if args.loss and args.loss != "angular":
-        network["head"] = "linear"
+    if args.loss:
+        network["head"] = "cosine" if args.loss == "angular" else "linear"
     if args.arch == "resnet18":
         network = ResNetConfig(args.width).to_dict()
         changes |= {"loss": args.loss or "softmax"}

@@ -176,4 +176,11 @@ PRESETS = {
         pool_grid=3,
         dropout=0.3,
     ),
+    "large": MIFADConfig(  # as wide as 8 MB in 16 bits allow; for a GPU
+        widths=((24, 32, 56, 80, 80, 80), (24, 48, 80, 112, 112, 112), (32, 64, 112, 160, 160, 208)),
+        channels=80,
+        pool_grid=3,
+        embedding=192,
+        dropout=0.3,
+    ),
 }
