@@ -32,6 +32,9 @@ from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, SCHEDULES, TrainingStopped, fit, profile
 
 
+ONES = "a file, or one that ships: lite (the default), drawn, flagship"
+
+
 def get_data(source: str | None) -> FaceData:
     """Drawn faces for "drawn", N of them for training for "drawn:N"; a path or None goes to `load_fer2013`.
 
@@ -175,7 +178,8 @@ def inspect_command(args: argparse.Namespace) -> None:
 
 def bench_command(args: argparse.Namespace) -> None:
     if args.graphs:
-        record = bench_graphs(compiled=("lite",) if args.compile else ())
+        save = (lambda found: write_record(args.out, found)) if args.out else (lambda found: None)
+        record = bench_graphs(compiled=("lite",) if args.compile else (), save=save)
     else:
         record = bench_scaling(args.repeats) if args.scaling else bench(args.batch, args.steps, args.repeats)
     if args.out:
@@ -264,14 +268,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
     data_option(evaluate)
-    evaluate.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
+    evaluate.add_argument("--checkpoint", type=Path, help=ONES)
     evaluate.add_argument("--flip", action="store_true", help="average with the mirror image")
     evaluate.add_argument("--int8", action="store_true", help="on 8-bit integers, see mifad_lite/fast.py")
     out_option(evaluate)
 
     inside = command("inspect", inspect_command, "Calibration, mistakes, maps and lost parts of a network.")
     data_option(inside)
-    inside.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
+    inside.add_argument("--checkpoint", type=Path, help=ONES)
     inside.add_argument("--faces", default=100, type=int, help="faces of each class that get maps and a point")
     inside.add_argument("--show", action="store_true", help="keep pixels of seven faces, for drawn faces alone")
     inside.add_argument("--out", type=Path, required=True, help="write the record here")
@@ -305,7 +309,7 @@ def make_parser() -> argparse.ArgumentParser:
     small.add_argument("--out", type=Path, required=True, help="write the smaller one here")
 
     away = command("export", export_command, "Write a network as ONNX (.onnx), or packed for a page of the book (.js).")
-    away.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
+    away.add_argument("--checkpoint", type=Path, help=ONES)
     away.add_argument("--inside", action="store_true", help="maps, embedding and cosines are outputs, too")
     away.add_argument("--out", type=Path, required=True, help="write it here")
 
@@ -323,7 +327,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     guess = command("predict", predict_command, "Seven probabilities for the face in a picture.")
     guess.add_argument("image", type=Path, metavar="IMAGE", help="whatever Pillow reads; its central square is used")
-    guess.add_argument("--checkpoint", type=Path, help="a file, or one that ships: lite (the default), drawn")
+    guess.add_argument("--checkpoint", type=Path, help=ONES)
     guess.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -444,13 +444,15 @@ def bench_graphs(
     compiled: tuple[str, ...] = (),
     sizes: tuple[int, ...] = (4096, 8192),
     log: Callable[[str], None] = print,
+    save: Callable[[dict], None] = lambda record: None,
 ) -> dict:
     """A record of the whole loop of `fit` on a GPU, by network and batch, with graphs and without, and compiled.
 
     Every row is the fastest epoch after the first, on random images of 48 x 48 pixels, augmented; the first epoch's
     seconds hold what recording or compiling takes.  The first network is measured without graphs, too.
     compiled: networks that are also compiled, at the largest batch.
-    sizes: of the matrices whose product gives the card's peak in bfloat16.
+    sizes: of the matrices whose product gives the card's peak in bfloat16.  save: called with the record after each
+    row, as looking for the fastest convolutions takes seconds a row, and a lent GPU can be gone before the last one.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draw = torch.Generator().manual_seed(0)
@@ -481,6 +483,7 @@ def bench_graphs(
         row |= {"images_per_second": round(rate), "step_milliseconds": round(1e3 * batch / rate, 2)}
         row |= {"first_epoch_seconds": first, "share_of_peak": round(rate * work[name] / peak["gflop_per_second"], 4)}
         record["training"].append(row)
+        save(record)
         how = ("compiled, " if compile else "") + ("graph" if graph else "no graph")
         share = 100 * row["share_of_peak"]
         log(f"  {name:20} batch {batch:4} {how:20}{rate:10,.0f} images/s {share:6.1f} % of the peak")

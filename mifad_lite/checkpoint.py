@@ -16,7 +16,8 @@ from .records import write_atomically
 
 SHIPPED = Path(__file__).parent / "pretrained" / "mifad_lite.safetensors"  # "lite", trained on FER2013
 DRAWN = SHIPPED.with_name("mifad_tiny_drawn.safetensors")  # "tiny", trained on drawn faces: what the chapters look into
-NAMES = {"lite": SHIPPED, "drawn": DRAWN}
+FLAGSHIP = SHIPPED.with_name("mifad_flagship.safetensors")  # "flagship", the best one on FER2013; linear head
+NAMES = {"lite": SHIPPED, "drawn": DRAWN, "flagship": FLAGSHIP}
 ARCHITECTURES = {
     "mifad": (MIFADNet, MIFADConfig),
     "resnet18": (ResNet18, ResNetConfig),
@@ -102,7 +103,7 @@ def save_weights(path: Path | str, arch: str, config, weights: dict[str, Tensor]
 def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
     """The network of a checkpoint in evaluation mode, and its metadata.
 
-    path: a file, or "lite" or "drawn" for one of those that ship. None means "lite".
+    path: a file, or "lite", "drawn" or "flagship" for one of those that ship. None means "lite".
     Raises CheckpointError for a missing, damaged or foreign file, or weights that are not finite.
     """
     path = SHIPPED if path is None else NAMES.get(str(path), path)

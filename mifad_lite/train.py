@@ -103,7 +103,7 @@ class TrainConfig:
 PROFILES = {
     "smoke": TrainConfig(network=PRESETS["tiny"].to_dict(), epochs=8, batch=64, lr=8e-3, bf16=False),
     "cpu": TrainConfig(),
-    "gpu": TrainConfig(network=PRESETS["base"].to_dict(), epochs=60, batch=256, compile=True),
+    "gpu": TrainConfig(network=PRESETS["base"].to_dict(), epochs=60, batch=256, graph=True),
     # A wider network for longer: more regularisation, on windows of 40 pixels.
     "long": TrainConfig(
         network=PRESETS["wide"].to_dict(),

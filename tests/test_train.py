@@ -458,7 +458,7 @@ def test_the_paper_profile_is_the_papers():
 
 def test_profiles():
     assert set(PROFILES) == {"smoke", "cpu", "gpu", "long", "flagship", "ablation", "paper"}
-    assert PROFILES["gpu"].compile
+    assert PROFILES["gpu"].graph
     assert profile("smoke", seed=7) == TrainConfig(**{**vars(PROFILES["smoke"]), "seed": 7})
     with pytest.raises(ValueError, match="profile 'huge' is unknown: use one of smoke, cpu, gpu, long, "):
         profile("huge")
