@@ -31,7 +31,6 @@ from .records import provenance, write_record
 from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, SCHEDULES, TrainingStopped, fit, profile
 
-
 ONES = "a file, or one that ships: lite (the default), drawn, flagship"
 
 

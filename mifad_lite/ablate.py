@@ -5,7 +5,6 @@ that is cut goes on where it stopped; arms that several tables share are trained
 one record: accuracies, and paired tests on the private test. The epoch is chosen on the public test alone.
 """
 
-import base64
 import hashlib
 import json
 import math
@@ -30,7 +29,7 @@ from .augment import Augmentation
 from .baseline import ResNetConfig
 from .checkpoint import build
 from .data import FaceData, FaceSet
-from .evaluate import Z95, holm, mcnemar_test, paired_bootstrap, predict_logits
+from .evaluate import Z95, holm, mcnemar_test, pack_hits, paired_bootstrap, predict_logits, unpack_hits
 from .model import MIFADConfig, MIFADNet
 from .records import provenance, read_record, write_record
 from .train import TrainConfig, TrainingStopped, fit
@@ -243,16 +242,6 @@ def hits_of(result: dict, split: str, labels: Tensor) -> np.ndarray:
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
-
-
-def pack_hits(hits: np.ndarray) -> str:
-    """bool (N,) -> base64, one bit each."""
-    return base64.b64encode(np.packbits(hits).tobytes()).decode()
-
-
-def unpack_hits(text: str, n: int) -> np.ndarray:
-    """Undo `pack_hits`: -> bool (N,)."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=n).astype(bool)
 
 
 def arm_hits(record: dict, table: str, arm: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a network did: accuracy, per class, confusion matrix, intervals, calibration; whole split and without twins."""
 
+import base64
 import math
 
 import numpy as np
@@ -50,14 +51,27 @@ def wilson_interval(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def pack_hits(hits: np.ndarray) -> str:
+    """bool (N,) -> base64, one bit each."""
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()
+
+
+def unpack_hits(text: str, n: int) -> np.ndarray:
+    """Undo `pack_hits`: -> bool (N,)."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=n).astype(bool)
+
+
 def score(logits: Tensor, labels: Tensor) -> dict:
     """Everything reported of one set of images: n, hits, accuracy, its interval, per class, confusion counts.
+
+    "right" says by `pack_hits` which answers are right, for paired tests of two records.
 
     Raises ValueError for a set without images.
     """
     if not len(labels):
         raise ValueError("there are no images to score: this split of the data is empty")
-    counts = confusion_counts(logits.argmax(1), labels)
+    predicted = logits.argmax(1)
+    counts = confusion_counts(predicted, labels)
     n, hits = len(labels), int(counts.trace())
     recall = (counts.diagonal().double() / counts.sum(1)).tolist()
     return {
@@ -67,6 +81,7 @@ def score(logits: Tensor, labels: Tensor) -> dict:
         "wilson_95": list(wilson_interval(hits, n)),
         "per_class": {c: (r if r == r else None) for c, r in zip(CLASSES, recall, strict=True)},  # None: no such image
         "confusion": counts.tolist(),
+        "right": pack_hits((predicted == labels).numpy()),
     }
 
 

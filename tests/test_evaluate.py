@@ -11,7 +11,16 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 from mifad_lite import CLASSES, PRESETS, FaceSet, MIFADNet, synthetic_faces
-from mifad_lite.evaluate import Z95, accuracy, confusion_counts, evaluate_split, predict_logits, score, wilson_interval
+from mifad_lite.evaluate import (
+    Z95,
+    accuracy,
+    confusion_counts,
+    evaluate_split,
+    predict_logits,
+    score,
+    unpack_hits,
+    wilson_interval,
+)
 
 
 class Linear(nn.Module):
@@ -105,6 +114,8 @@ def test_score_equals_plain_loops(pairs):
     assert np.array_equal(confusion_counts(predicted, labels).numpy(), counts)
     assert accuracy(logits_for(predicted), labels) == pytest.approx(hits / len(pairs), abs=1e-12)
     result = score(logits_for(predicted), labels)
+    right = unpack_hits(result["right"], len(labels))
+    assert right.tolist() == [p == t for p, t in zip(torch.as_tensor(predicted).tolist(), labels.tolist(), strict=True)]
     assert result["n"] == len(pairs)
     assert result["hits"] == hits
     assert result["accuracy"] == pytest.approx(hits / len(pairs))
