@@ -20,7 +20,7 @@ class Replay:
         optimizer: its learning rates are tensors, see `make_optimizer`.
         shape: (steps, B, H, W).  mixup: whether there is a mix.  layout: the memory format of x.
 
-    Source: Graham and others, "Accelerating PyTorch with CUDA graphs", 2021. Needs a CUDA device.
+    Source: Nguyen et al., "Accelerating PyTorch with CUDA Graphs", PyTorch blog, 2021. Needs a CUDA device.
     """
 
     def __init__(self, update: Callable, modules: list[nn.Module], optimizer, shape, mixup: bool, layout, device: str):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from . import plots
-from .checkpoint import DRAWN, SHIPPED, load_network
+from .checkpoint import DRAWN, FLAGSHIP, SHIPPED, load_network
 from .data import CLASSES, FaceSet
 from .evaluate import Z95
 from .export import Opened
@@ -66,19 +66,40 @@ RECORDS = {
         "that, with the mirror image",
         "evaluate --checkpoint runs/long/best.safetensors --flip --data fer2013.csv",
     ),
+    "flagship_run": (
+        "the best network, for one GPU and a few minutes",
+        "train --profile flagship --data fer2013.csv --out runs/flagship",
+    ),
+    "flagship_evaluation": (
+        "accuracy of that network on both tests",
+        "evaluate --checkpoint flagship --data fer2013.csv",
+    ),
+    "flagship_evaluation_flip": (
+        "that, with the mirror image",
+        "evaluate --checkpoint flagship --flip --data fer2013.csv",
+    ),
     "resnet_run": (
-        "a ResNet-18 in the same loop",
-        "train --profile long --arch resnet18 --width 32 --data fer2013.csv --out runs/resnet",
+        "a ResNet-18 with the same recipe",
+        "train --profile flagship --arch resnet18 --width 32 --data fer2013.csv --out runs/resnet",
     ),
     "resnet_evaluation": (
         "accuracy of the ResNet-18 on both tests",
         "evaluate --checkpoint runs/resnet/best.safetensors --data fer2013.csv",
+    ),
+    "resnet_evaluation_flip": (
+        "that, with the mirror image",
+        "evaluate --checkpoint runs/resnet/best.safetensors --flip --data fer2013.csv",
     ),
     "paper_run": ("the paper's own recipe", "train --profile paper --data fer2013.csv --out runs/paper"),
     "ablation": (
         "the paper's Tables 3 to 6 and two rivals, on FER2013",
         "ablate --profile ablation --epochs 2 --lr 0.01 --no-bf16 --workers 2 "
         "--table loss branches attention fusion rivals --data fer2013.csv --runs runs/ablation",
+    ),
+    "ablation_gpu": (
+        "the paper's Table 3 once more, with six times the epochs",
+        "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --graph --workers 3 --seeds 2 "
+        "--table loss --data fer2013.csv --runs runs/ablation_gpu",
     ),
     "ablation_drawn": (
         "the paper's Tables 3 to 6 and ours, on drawn faces",
@@ -97,6 +118,7 @@ RECORDS = {
     "explorer": ("what that network computes on seven faces", "explore"),
     "bench": ("images per second", "bench --repeats 1"),
     "scaling": ("cost against batch, width and size", "bench --scaling"),
+    "graphs": ("CUDA graphs and compilation on a GPU", "bench --graphs --compile"),
     "promise": ("the band of two short runs", "promise"),
     "chapters": ("how long each chapter takes to run", "report"),
     "faults": ("what was refused, and how", "tests/faults.py --draws 25 --slow 12 --seed 0"),
@@ -171,6 +193,17 @@ def values() -> dict[str, str]:
     out |= beyond()
     longer = read_record("long_run")
     out["long.epochs"], out["long.minutes"] = str(longer["config"]["epochs"]), f"{longer['seconds'] / 60:.0f}"
+    large = read_record("flagship_run")
+    out |= {f"flagship.{key}": str(large[key]) for key in ("commit", "device", "seed", "best_epoch")}
+    out |= {
+        "flagship.epochs": str(large["config"]["epochs"]),
+        "flagship.minutes": f"{large['seconds'] / 60:.0f}",
+        "flagship.date": large["date"][:10],
+        "flagship.recipe": recipe(large["config"]),
+        "flagship.public": percent(large["best_public_accuracy"]),
+        "flagship.megabytes": f"{FLAGSHIP.stat().st_size / 1e6:.1f}",
+        "flagship.file_sha256": hashlib.sha256(FLAGSHIP.read_bytes()).hexdigest(),
+    }
     for suffix, name in EVALUATIONS.items():
         record = read_record(name)
         for split, parts in record["splits"].items():
@@ -179,6 +212,8 @@ def values() -> dict[str, str]:
                 out[key] = percent(s["accuracy"])
                 out[f"{key}.interval"] = interval(s["wilson_95"])
                 out[f"{key}.n"] = f"{s['n']:,}"
+        if suffix == "flagship.plain":
+            out["flagship.per_class"] = class_table(record["splits"]["private"])
         if suffix == "plain":
             public = record["splits"]["public"]["whole"]
             out["rounding.faces"] = str(abs(public["hits"] - round(run["best_public_accuracy"] * public["n"])))
@@ -247,6 +282,10 @@ EVALUATIONS = {
     "int8": "cpu_evaluation_int8",
     "long.plain": "long_evaluation",
     "long.flip": "long_evaluation_flip",
+    "flagship.plain": "flagship_evaluation",
+    "flagship.flip": "flagship_evaluation_flip",
+    "resnet.plain": "resnet_evaluation",
+    "resnet.flip": "resnet_evaluation_flip",
 }
 
 
@@ -270,9 +309,11 @@ def interval(limits: list[float], digits: int = 2) -> str:
 def expected(record: dict) -> str:
     """What a second run of a record's command should give, in one or two sentences."""
     kind, path = record["kind"], "The same to the last digit on the same processor with as many threads"
+    if "threads" not in record["device"]:
+        path = "Nearly the same on the same GPU, which sums in another order from run to run"
     if kind == "data":
         return "The same counts on every machine."
-    if kind in ("bench", "scaling"):
+    if kind in ("bench", "scaling", "graphs"):
         return "Another machine has other times, and so has a busy one. Ratios within one record travel better."
     if kind == "chapters":
         return "Another machine has other times. The notebooks come out the same, pictures aside."

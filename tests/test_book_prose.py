@@ -115,6 +115,8 @@ ALLOWED = {
         "(0.01 is one point)": "a definition",
         "A target of 100 %": "all of a label",
         "other data are reported at 73.3 %": "the publication that is cited after it",
+        "as large as 8 MB can hold in 16 bits": GOAL,
+        "We had set ourselves a bar of 70 %": GOAL,
     },
     "book/10_evaluation.md": {
         'A network answers "angry, 99 %"': ASSUMED,
@@ -144,6 +146,7 @@ ALLOWED = {
     "book/deviations.md": {
         "a 7 x 7 kernel costs 5.4 times a 3 x 3": "49 over 9 weights, shapes",
         "the margin is ramped up over 30 % of the run": GOAL,
+        "as many weights as 8 MB in 16 bits hold": GOAL,
     },
     "book/glossary.md": {
         "predicted with 80 % confidence are right in 80 % of cases": "a definition",
