@@ -101,7 +101,7 @@ def refusal(changes, folder=None):
     except (ValueError, train.TrainingStopped) as error:
         return type(error).__name__, str(error)
 
-got["refused"] = [refusal(changes) for changes in ({"batch": 15}, {"batch": 2}, {"compile": True})]
+got["refused"] = [refusal(changes) for changes in given["refused"]]
 got["refused"].append(refusal({}, f"{folder}/resumed"))
 
 for name, changes in given["runs"].items():
@@ -234,7 +234,9 @@ def given():
     far = torch.randn(12, 5, 4, 3) + 3000  # float32: E[x^2] - E[x]^2 has no digit left here
     norms.append(("far", nn.BatchNorm2d(5), far, torch.randn(12, 5, 4, 3)))
     dropout = torch.randn(12, 40, dtype=torch.float64)
-    return {"norms": norms, "dropout": dropout, "faces": FACES, "dials": DIALS, "quick": QUICK, "runs": RUNS}
+    refused = [{"batch": 15}, {"batch": 2}, {"compile": True}, {"graph": True}]
+    runs = {"faces": FACES, "dials": DIALS, "quick": QUICK, "runs": RUNS, "refused": refused}
+    return {"norms": norms, "dropout": dropout, **runs}
 
 
 @pytest.fixture(scope="module")
@@ -333,11 +335,12 @@ def test_the_first_process_alone_logs_and_writes(script):
 
 def test_all_processes_refuse_alike(script):
     for got in script[1]:
-        batch, small, compiled, taken = got["refused"]
-        assert batch[0] == small[0] == compiled[0] == taken[0] == "ValueError"
+        batch, small, compiled, graph, taken = got["refused"]
+        assert {kind for kind, _ in got["refused"]} == {"ValueError"}
         assert "a batch of 15 images does not go into 2 processes" in batch[1]
         assert "a batch of 2 images" in small[1]
         assert "use --no-compile" in compiled[1]
+        assert "steps shared by 2 processes are not recorded as a graph here: use --no-graph" in graph[1]
         assert "already holds a run" in taken[1]
 
 

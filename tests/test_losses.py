@@ -103,6 +103,28 @@ def test_true_logit_falls_over_all_angles(m):
     assert slope[-1] > 0 or 0 < m < 1e-3  # so small a margin puts the join a rounding away from pi
 
 
+@given(MARGINS, st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.sampled_from([torch.float64, torch.float32]))
+@example(0.3, [-math.cos(0.3), 1.0, -1.0], torch.float64)
+@settings(deadline=None, max_examples=100)
+def test_a_margin_that_is_a_tensor_counts_like_a_number(m, cosines, dtype):
+    """Value and slope. In float32 the tensor's own cosine is rounded, and so is where the two branches join."""
+    near = 1e-12 if dtype == torch.float64 else 1e-6
+    a, b = (torch.tensor(cosines, dtype=dtype, requires_grad=True) for _ in range(2))
+    ours, theirs = add_margin(a, torch.tensor(m, dtype=dtype)), add_margin(b, m)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs, rtol=near, atol=near)
+    if dtype == torch.float64:
+        (first,), (second,) = torch.autograd.grad(ours.sum(), a), torch.autograd.grad(theirs.sum(), b)
+        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("ramp", [0.0, 0.25, 1.0])
+def test_a_ramp_that_is_a_tensor_counts_like_a_number(ramp):
+    cosines, labels = cosines_and_labels(0.8)
+    ours = AngularDistanceLoss(16, 0.8)(torch.from_numpy(cosines), torch.from_numpy(labels), torch.tensor(ramp))
+    assert ours.item() == pytest.approx(angular_formula(cosines, labels, 16, ramp * 0.8), rel=1e-5)
+
+
 @given(MARGINS, st.lists(st.floats(0, math.pi), min_size=2, max_size=2))
 @settings(deadline=None, max_examples=50)
 def test_loss_rises_with_the_angle(m, angles):

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mifad_lite import (
     MIFADConfig,
@@ -30,6 +35,7 @@ from mifad_lite import (
 from mifad_lite.augment import Augmentation, augment
 from mifad_lite.checkpoint import CheckpointError, build, read_tensors, save_network, write_tensors
 from mifad_lite.data import FaceData
+from mifad_lite.graph import Replay
 from mifad_lite.model import PRESETS
 from mifad_lite.records import read_record
 from mifad_lite.train import (
@@ -283,9 +289,9 @@ def test_mixed_images_are_blends_of_two_of_the_batch(data, monkeypatch):
             seen.append([x.clone()])
         return features(self, x, *args, **options)
 
-    def watch(self, net, embedding, labels, ramp, mix=None):
+    def watch(self, net, embedding, labels, ramp, mix, taught):
         seen[-1] += [labels, *mix]
-        return forward(self, net, embedding, labels, ramp, mix)
+        return forward(self, net, embedding, labels, ramp, mix, taught)
 
     monkeypatch.setattr(MIFADNet, "features", watch_features)
     monkeypatch.setattr(Objective, "forward", watch)
@@ -345,9 +351,9 @@ def test_the_margin_rises_over_the_first_part_of_the_run(data, monkeypatch):
     ramps = []
 
     class Watched(Objective):
-        def forward(self, net, embedding, labels, ramp, mix=None):
+        def forward(self, net, embedding, labels, ramp, mix, taught):
             ramps.append(ramp)
-            return super().forward(net, embedding, labels, ramp, mix)
+            return super().forward(net, embedding, labels, ramp, mix, taught)
 
     monkeypatch.setattr(train, "Objective", Watched)
     fit(data, quick(ramp=0.5))
@@ -366,6 +372,20 @@ def test_ema_is_the_formula():
         wanted = 0.9 * wanted + (1 - 0.9) * weight.astype(np.float64)
     np.testing.assert_allclose(average["w"].numpy(), wanted, atol=1e-6)
     assert average["n"] == 19  # counters are copied
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.9995])
+def test_a_decay_that_is_a_tensor_averages_like_a_number(decay):
+    generator = np.random.default_rng(1)
+    wanted, averages = np.zeros(6), [{"w": torch.zeros(6), "n": torch.tensor(0)} for _ in range(2)]
+    for step in range(20):
+        weight = generator.standard_normal(6).astype(np.float32)
+        for average, keep in zip(averages, (decay, torch.tensor(decay)), strict=True):
+            ema_update(average, {"w": torch.from_numpy(weight), "n": torch.tensor(step)}, keep)
+        wanted = decay * wanted + (1 - decay) * weight.astype(np.float64)
+    for average in averages:
+        np.testing.assert_allclose(average["w"].numpy(), wanted, atol=1e-6)
+        assert average["n"] == 19
 
 
 def test_the_average_that_fit_keeps(data, tmp_path, monkeypatch):
@@ -459,6 +479,7 @@ def test_the_paper_profile_is_the_papers():
 def test_profiles():
     assert set(PROFILES) == {"smoke", "cpu", "gpu", "long", "flagship", "ablation", "paper"}
     assert PROFILES["gpu"].graph
+    assert (PROFILES["flagship"].graph, PROFILES["flagship"].network["head"]) == (True, "linear")
     assert profile("smoke", seed=7) == TrainConfig(**{**vars(PROFILES["smoke"]), "seed": 7})
     with pytest.raises(ValueError, match="profile 'huge' is unknown: use one of smoke, cpu, gpu, long, "):
         profile("huge")
@@ -760,6 +781,256 @@ def test_a_file_in_the_folders_place_is_told_before_training(data, tmp_path, mon
     with pytest.raises((ValueError, OSError), match="run"):
         fit(data, quick(), tmp_path / "run")
     assert (tmp_path / "run").read_text() == "a note"
+
+
+# --- Steps as one CUDA graph ------------------------------------------------------------------------------------------
+
+
+class Tape(TorchDispatchMode):
+    """A CUDA graph's stand-in for the CPU: it notes each operation with the memory of its operands and results.
+
+    A replay computes all of them again, into the same memory and without the Python around them, so that a number which
+    was no tensor stays what it was. To read a number while it records is an error, as on a GPU.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a number was read while a graph was recorded"
+        out = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, out))
+        return out
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, out in self.operations:
+            for kept, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(kept, Tensor) and kept.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                    kept.copy_(new)
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """Steps are recorded on the CPU, too, by tapes. The list of these."""
+    made = []
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Tape()) or made[-1])
+    monkeypatch.setattr(torch.cuda, "graph", lambda tape: tape)
+    monkeypatch.setattr(Replay, "works_on", staticmethod(lambda device: True))
+    return made
+
+
+def graphed(**changes):
+    """Two epochs of three steps, so short that rounding has no time to grow, on images as they are."""
+    return quick(**{"graph": True, "epochs": 2, "lr": 1e-4, "augmentation": Augmentation.none()} | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "schedule": "cosine", "ema": 0.0},
+        {"optimizer": "sgd", "lr": 1e-3, "ramp": 0.0},
+        {"loss": "softmax", "network": LINEAR, "smoothing": 0.1},
+        {"loss": "center", "network": LINEAR, "aux_weight": 0.1},
+        {"teach": 0.5},
+        {"bf16": True},
+        RESNET,
+    ],
+    ids=",".join,
+)
+def test_steps_replayed_from_a_graph_are_the_steps_of_the_loop(changes, data, tapes, tmp_path):
+    """But for rounding: rates and ramps are float32 there. Dropout draws the same numbers."""
+    config = graphed(**changes)
+    teachers = [build("mifad", MINI)] if config.teach else []
+    _, record = fit(data, config, tmp_path / "graph", teachers=teachers)
+    assert len(tapes) == 1
+    _, plain = fit(data, replace(config, graph=False), tmp_path / "loop", teachers=teachers)
+    assert len(tapes) == 1
+    for a, b in zip(record["epochs"], plain["epochs"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=5e-6)
+        assert (a["train_accuracy"], a["lr"]) == (b["train_accuracy"], b["lr"])
+    states = [load_file(tmp_path / name / "last.safetensors") for name in ("graph", "loop")]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        off = (tensor.double() - states[1][name].double()).abs()
+        assert (off <= 2e-6 + 1e-4 * states[1][name].abs()).all(), name
+
+
+def test_a_graph_follows_the_schedule(data, tapes):
+    for number, epoch in enumerate(fit(data, graphed(epochs=3, lr=1e-2))[1]["epochs"], 1):  # the last step's rate
+        assert epoch["lr"] == pytest.approx(1e-2 * lr_factor("one-cycle", (3 * number - 1) / 9, 0.2))
+
+
+def test_each_replay_takes_its_own_row_of_the_buffers(tapes):
+    """Two epochs with a step of ours that keeps a sum over steps, as weights do, against a plain loop in float64."""
+    parameter = nn.Parameter(torch.zeros(2))
+    module = nn.ParameterDict({"p": parameter})
+    optimizer = torch.optim.SGD([parameter], lr=torch.tensor(0.0), fused=True)
+
+    def update(x, y, mix, ramp, keep):
+        shares, partners = mix
+        parameter.grad = torch.stack([x.sum(), (shares * partners * y).sum()])
+        optimizer.step()
+        return torch.stack([ramp, keep, parameter.detach().sum()])
+
+    replay = Replay(update, [module], optimizer, (4, 3, 5, 6), True, torch.contiguous_format, "cpu")
+    rng, p = np.random.default_rng(0), np.zeros(2)
+    for _ in range(2):
+        x, shares, schedule = rng.random((12, 1, 5, 6)), rng.random((4, 3)), rng.random((4, 3))
+        y, partners = rng.integers(0, 7, 12), rng.permuted(np.tile(np.arange(3), (4, 1)), axis=1)
+        tensors = [torch.from_numpy(a).float() for a in (x, shares, schedule)]
+        mix = tensors[1], torch.from_numpy(partners)
+        results = replay.epoch(tensors[0], torch.from_numpy(y), mix, tensors[2])
+        for step, (rate, ramp, keep) in enumerate(schedule):
+            rows = slice(3 * step, 3 * step + 3)
+            p = p - rate * np.array([x[rows].sum(), (shares[step] * partners[step] * y[rows]).sum()])
+            np.testing.assert_allclose(results[step].numpy(), [ramp, keep, p.sum()], rtol=1e-5)
+    np.testing.assert_allclose(parameter.detach().numpy(), p, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_recording_leaves_no_trace(optimizer, begun, data, tapes, tmp_path, monkeypatch):
+    """Its trial steps change weights, running statistics, the average and moments; all of it is undone."""
+    seen = []
+
+    class Watched(Replay):
+        def __init__(self, update, modules, optimizer, *rest):
+            def state():
+                tensors = [t.clone() for module in modules for t in module.state_dict().values()]
+                return tensors, [{k: v.clone() for k, v in own.items()} for own in optimizer.state.values()]
+
+            def watched(*args):
+                result = update(*args)
+                seen.append(state())
+                return result
+
+            seen.append(state())
+            super().__init__(watched, modules, optimizer, *rest)
+            seen.append(state())
+
+    config = graphed(optimizer=optimizer, lr=1e-2)
+    if begun:
+        with pytest.raises(Cut):
+            fit(data, config, tmp_path, log=cut_after(1))
+    monkeypatch.setattr(train, "Replay", Watched)
+    monkeypatch.setattr(Replay, "epoch", lambda *args: (_ for _ in ()).throw(Cut))
+    with pytest.raises(Cut):
+        fit(data, config, tmp_path, resume=True)
+    (before, moments), *trials, (after, moments_after) = seen
+    assert len(trials) == 4
+    for changed, _ in trials:
+        assert not all(torch.equal(a, b) for a, b in zip(before, changed, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert len(moments) == (len(moments_after) if begun else 0)
+    assert len(moments_after) > 10
+    for number, own in enumerate(moments_after):
+        for key, value in own.items():
+            assert torch.equal(value, moments[number][key] if begun else torch.zeros_like(value)), (number, key)
+
+
+def test_a_graph_blends_with_the_shares_and_partners_it_is_given(data, tapes, monkeypatch):
+    """At a rate of 0 the network stays as it began, so that each step's loss can be computed by hand."""
+    seen, epoch = [], Replay.epoch
+
+    def watched(self, x, y, mix, schedule):
+        results = epoch(self, x, y, mix, schedule)
+        seen.append((x, y, mix, results))
+        return results
+
+    monkeypatch.setattr(Replay, "epoch", watched)
+    network = {**LINEAR, "dropout": 0.0}
+    config = graphed(mixup=0.5, lr=0.0, loss="softmax", network=network, augmentation=Augmentation(crop=32))
+    fit(data, config)
+    torch.manual_seed(config.seed)
+    net = build("mifad", network).double().train()
+    for x, y, (shares, partners), results in seen:
+        assert (partners.sort(1).values == torch.arange(16)).all()
+        for step in range(3):
+            rows, share, partner = slice(16 * step, 16 * step + 16), shares[step].double(), partners[step]
+            first, labels = x[rows].double(), y[rows]
+            wide = share[:, None, None, None]
+            log_p = net(wide * first + (1 - wide) * first[partner]).log_softmax(1)
+            each = [-log_p[torch.arange(16), label] for label in (labels, labels[partner])]
+            loss = (share * each[0] + (1 - share) * each[1]).mean()
+            hits = (log_p.argmax(1) == labels).double().mean()
+            assert results[step, 0].item() == pytest.approx(loss.item(), rel=1e-4)
+            assert results[step, 1].item() == pytest.approx(hits.item(), abs=1e-6)
+    assert len(seen) == 2
+    assert torch.cat([mix[0] for *_, mix, _ in seen]).std() > 0.2  # Beta(0.5, 0.5): near 0 or 1 mostly
+    assert not torch.equal(seen[0][2][1], seen[1][2][1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": "sgd"}, {"mixup": 0.2, "augmentation": Augmentation(crop=32)}],
+    ids=",".join,
+)
+def test_a_graphed_run_resumes_bit_for_bit(changes, data, tapes, tmp_path):
+    config = graphed(epochs=3, lr=1e-2, **changes)
+    fit(data, config, tmp_path / "whole")
+    with pytest.raises(Cut):
+        fit(data, config, tmp_path / "cut", log=cut_after(1))
+    fit(data, config, tmp_path / "cut", resume=True)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert len(tapes) == 3
+
+
+def test_a_nan_in_a_graph_is_told_with_its_step_and_the_last_epoch_stays(data, tapes, tmp_path, monkeypatch):
+    fit(data, graphed(), tmp_path / "whole")
+    calls = []
+
+    def broken(images, strength, generator):
+        calls.append(1)
+        x = augment(images, strength, generator)
+        if len(calls) == 2:  # all images of an epoch at once
+            x[20] = math.nan
+        return x
+
+    monkeypatch.setattr(train, "augment", broken)
+    with pytest.raises(TrainingStopped, match=r"^epoch 2, step 2: loss nan, gradient norm nan; lower lr"):
+        fit(data, graphed(), tmp_path / "run")
+    assert len(read_record(tmp_path / "run" / "record.json")["epochs"]) == 1
+    fit(data, graphed(), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_on_a_cpu_graph_changes_nothing(data, monkeypatch):
+    assert Replay.works_on("cuda:1")
+    assert not Replay.works_on("cpu")
+    net, record = fit(data, quick(), device="cpu")
+    monkeypatch.setattr(Replay, "__init__", lambda *args: pytest.fail("a graph was recorded"))
+    again, second = fit(data, quick(graph=True), device="cpu")
+    assert_same_tensors(net.state_dict(), again.state_dict())
+    assert lasting(record)["epochs"] == lasting(second)["epochs"]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_a_rate_that_is_a_tensor_steps_like_a_number(kind):
+    config, weights = quick(optimizer=kind), []
+    for graph in (False, True):
+        torch.manual_seed(0)
+        net = build("mifad", MINI)
+        optimizer = make_optimizer(config, net, Objective(config, 8, 7), graph)
+        assert {isinstance(group["lr"], Tensor) for group in optimizer.param_groups} == {graph}
+        for rate in (1e-2, 3e-3, 2e-2):
+            for group in optimizer.param_groups:
+                if graph:
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+            for p in net.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        weights.append(net.state_dict())
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=1e-6)
 
 
 # --- Stopping ---------------------------------------------------------------------------------------------------------
