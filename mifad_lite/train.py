@@ -309,8 +309,13 @@ def fit(
     average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
     average.load_state_dict(net.state_dict())
     teachers = [teacher.to(device, memory_format=layout).eval() for teacher in teachers]
+    for teacher in teachers:
+        if teacher.config.classes != net.config.classes:
+            count = teacher.config.classes
+            raise ValueError(f"a teacher tells {count} classes apart, and this network {net.config.classes}")
+    taught_by = [checksum({k: v.cpu() for k, v in t.state_dict().items()}, "") for t in teachers]
     if teachers:
-        origin["teachers"] = [checksum({k: v.cpu() for k, v in t.state_dict().items()}, "") for t in teachers]
+        origin["teachers"] = taught_by
     check_data(data, net.config, config.augmentation.crop)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
     with torch.no_grad():
@@ -329,7 +334,8 @@ def fit(
     best = -1.0
     best_state = None
     if resume and folder is not None and (folder / "last.safetensors").exists():
-        history, best = load_state(folder / "last.safetensors", config, data, net, average, objective, optimizer)
+        state = folder / "last.safetensors"
+        history, best = load_state(state, config, data, taught_by, net, average, objective, optimizer)
         best_state = load_best(folder / "best.safetensors", config, average)
         record = make_record(config, origin, history, best)
         if team.rank == 0:
@@ -462,7 +468,8 @@ def fit(
             if unsaved:
                 about = {"epoch": record["best_epoch"], "public_accuracy": best}
                 save_weights(folder / "best.safetensors", config.arch, average.config, best_state, **about)
-            save_state(folder / "last.safetensors", config, data, history, best, net, average, objective, optimizer)
+            state = folder / "last.safetensors"
+            save_state(state, config, data, history, best, taught_by, net, average, objective, optimizer)
             write_record(folder / "record.json", record)
             unsaved, written = False, time.perf_counter()
         if log and team.rank == 0:
@@ -497,14 +504,14 @@ def make_record(config: TrainConfig, origin: dict, history: list[dict], best: fl
     }
 
 
-def save_state(path, config, data, history, best, net, average, objective, optimizer) -> None:
+def save_state(path, config, data, history, best, teachers, net, average, objective, optimizer) -> None:
     """Everything that the next epoch needs, in one file, so that it is either all there or not."""
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     tensors |= {f"objective.{k}": v for k, v in objective.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    meta = {"config": config.to_dict(), "data": data.sha256, "history": history, "best": best}
+    meta = {"config": config.to_dict(), "data": data.sha256, "history": history, "best": best, "teachers": teachers}
     write_tensors(path, tensors, meta)
 
 
@@ -539,7 +546,7 @@ def misfit(tensors: dict[str, Tensor], wanted: dict[str, torch.Size], optional: 
     return None
 
 
-def load_state(path, config, data, net, average, objective, optimizer) -> tuple[list[dict], float]:
+def load_state(path, config, data, teachers, net, average, objective, optimizer) -> tuple[list[dict], float]:
     """Undo `save_state`: -> history, best public accuracy. Raises ValueError where the file is of another run."""
     tensors, meta = read_tensors(path)
     if not isinstance(meta, dict) or not {"data", "config", "history", "best"} <= meta.keys():
@@ -550,6 +557,8 @@ def load_state(path, config, data, net, average, objective, optimizer) -> tuple[
         there = meta["config"] if isinstance(meta["config"], dict) else {}
         changed = [k for k, v in config.to_dict().items() if there.get(k) != v] or ["configuration"]
         raise ValueError(f"{path}: this run has another {', '.join(changed)}; resume it unchanged or name a new folder")
+    if meta.get("teachers", []) != teachers:
+        raise ValueError(f"{path}: this run has other teachers; resume it with the same, or start a new folder")
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -33,8 +33,8 @@ from mifad_lite import (
     train,
 )
 from mifad_lite.augment import Augmentation, augment
-from mifad_lite.checkpoint import CheckpointError, build, read_tensors, save_network, write_tensors
-from mifad_lite.data import FaceData
+from mifad_lite.checkpoint import CheckpointError, build, checksum, read_tensors, save_network, write_tensors
+from mifad_lite.data import FaceData, FaceSet
 from mifad_lite.graph import Replay
 from mifad_lite.model import PRESETS
 from mifad_lite.records import read_record
@@ -1031,6 +1031,123 @@ def test_a_rate_that_is_a_tensor_steps_like_a_number(kind):
         weights.append(net.state_dict())
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=1e-6)
+
+
+# --- Teachers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["angular", "softmax"])
+@pytest.mark.parametrize("teach", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_part_of_the_loss_follows_the_teachers(loss, teach, mixed):
+    """Against cross-entropies in float64. The margin goes to a label, and the teachers name none."""
+    torch.manual_seed(0)
+    network = MINI if loss == "angular" else LINEAR
+    net = build("mifad", network)
+    x, y, others = torch.randn(5, 8), torch.tensor([0, 3, 3, 6, 1]), torch.tensor([1, 3, 0, 0, 5])
+    share = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0]) if mixed else torch.ones(5)
+    taught = (2 * torch.randn(5, 7)).softmax(1)
+    objective = Objective(quick(loss=loss, network=network, margin=0.3, smoothing=0.2, teach=teach), 8, 7)
+    value, scores = objective(net, x, y, 0.5, (share, others) if mixed else None, taught)
+
+    e, w = x.double().numpy(), net.head.weight.detach().double().numpy()
+    cosines = (e @ w.T) / np.linalg.norm(e, axis=1)[:, None] / np.linalg.norm(w, axis=1)
+
+    def cross_entropy(target, margins):
+        if loss == "angular":
+            logits = 16 * np.cos(np.arccos(cosines) + margins)
+        else:
+            logits = e @ w.T + net.head.bias.detach().double().numpy()
+        return -(target * (logits - np.log(np.exp(logits).sum(1, keepdims=True)))).sum(1)
+
+    hard = np.zeros(5)
+    for labels, part in ((y.numpy(), share.double().numpy()), (others.numpy(), 1 - share.double().numpy())):
+        one = np.eye(7)[labels]
+        hard += part * cross_entropy(0.2 / 7 + 0.8 * one, 0.5 * 0.3 * one)
+    wanted = (1 - teach) * hard + teach * cross_entropy(taught.double().numpy(), 0)
+    assert value.item() == pytest.approx(wanted.mean(), rel=1e-5)
+    assert torch.equal(scores.argmax(1), net.classify(x).argmax(1))
+
+
+@pytest.fixture
+def teachers():
+    """Two networks whose running statistics a batch in training mode would change."""
+    torch.manual_seed(5)
+    nets = [build("mifad", network).train() for network in (MINI, LINEAR)]
+    for net in nets:
+        net(torch.rand(8, 1, 48, 48))
+    return nets
+
+
+def test_what_is_taught_is_the_mean_of_the_teachers_answers(data, teachers, monkeypatch):
+    seen = []
+    forward, features = Objective.forward, MIFADNet.features
+
+    def watch_features(self, x, *args, **options):
+        if self.training:
+            seen.append([x.clone()])
+        return features(self, x, *args, **options)
+
+    def watch(self, net, embedding, labels, ramp, mix, taught):
+        seen[-1].append(taught)
+        return forward(self, net, embedding, labels, ramp, mix, taught)
+
+    monkeypatch.setattr(MIFADNet, "features", watch_features)
+    monkeypatch.setattr(Objective, "forward", watch)
+    fit(data, quick(teach=0.4, mixup=0.2, epochs=1), teachers=teachers)
+    assert len(seen) == 3
+    for x, taught in seen:
+        with torch.no_grad():
+            answers = [teacher.eval()(x).exp() for teacher in teachers]
+        wanted = sum(a / a.sum(1, keepdim=True) for a in answers) / 2
+        torch.testing.assert_close(taught, wanted, rtol=1e-5, atol=1e-6)
+        assert not taught.requires_grad
+
+
+def test_teachers_stay_as_they_are_and_the_record_names_them(data, teachers, tmp_path):
+    before = [{k: v.clone() for k, v in teacher.state_dict().items()} for teacher in teachers]
+    _, record = fit(data, quick(teach=0.5, epochs=1), tmp_path, teachers=teachers)
+    for teacher, old in zip(teachers, before, strict=True):
+        assert_same_tensors(teacher.state_dict(), old)
+        assert all(p.grad is None for p in teacher.parameters())
+    assert record["teachers"] == [checksum(old, "") for old in before]
+    assert len(set(record["teachers"])) == 2
+    assert read_record(tmp_path / "record.json")["teachers"] == record["teachers"]
+    assert "teachers" not in fit(data, quick(epochs=1))[1]
+
+
+def test_where_the_teachers_say_all_the_labels_say_nothing(data, teachers):
+    shuffled = FaceSet(data.train.images, data.train.labels.flip(0))
+    other = FaceData(shuffled, data.public, data.private, data.name, data.sha256)
+    for teach in (1.0, 0.9):
+        nets = [fit(faces, quick(teach=teach, epochs=1), teachers=teachers)[0] for faces in (data, other)]
+        assert torch.equal(nets[0].embed.weight, nets[1].embed.weight) == (teach == 1)
+
+
+def test_teach_and_teachers_come_together_or_not_at_all(data, teachers, tmp_path):
+    for teach, given_teachers in ((0.5, []), (0.0, teachers)):
+        says = rf"^teach = {teach:g} with {len(given_teachers)} teachers: set both \(--teach, --teacher\), or none$"
+        with pytest.raises(ValueError, match=says):
+            fit(data, quick(teach=teach), tmp_path / "run", teachers=given_teachers)
+    for teach in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="teach = .* must be a number from 0 to 1"):
+            quick(teach=teach)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(data, tmp_path):
+    teacher = build("mifad", {**MINI, "classes": 3})
+    with pytest.raises(ValueError, match="a teacher tells 3 classes apart, and this network 7"):
+        fit(data, quick(teach=0.5), tmp_path / "run", teachers=[teacher])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_resumed_with_other_teachers(data, teachers, tmp_path):
+    config = quick(teach=0.5)
+    with pytest.raises(Cut):
+        fit(data, config, tmp_path, log=cut_after(1), teachers=teachers)
+    assert "other teachers" in refusal(ValueError, tmp_path, data, config, resume=True, teachers=teachers[:1])
+    fit(data, config, tmp_path, resume=True, teachers=teachers)
 
 
 # --- Stopping ---------------------------------------------------------------------------------------------------------
