@@ -24,6 +24,8 @@ from .records import provenance, read_record, sweep, write_record
 
 LOSSES = ("angular", "softmax", "center", "island")
 SCHEDULES = ("one-cycle", "cosine", "constant")
+# Seconds between two writings of a run's folder, by kind of device: a GPU's epoch can take less time than one of them.
+PAUSE = {"cpu": 0.0, "cuda": 5.0}
 
 
 @dataclass(frozen=True)
@@ -462,8 +464,7 @@ def fit(
             best_state = {k: v.clone() for k, v in average.state_dict().items()}
             unsaved = True
         record = make_record(config, origin, history, best)
-        # A GPU's epoch can take less time than the writing. There, the folder may lag by a few seconds.
-        due = kind != "cuda" or epoch + 1 == config.epochs or time.perf_counter() - written > 5
+        due = epoch + 1 == config.epochs or time.perf_counter() - written >= PAUSE.get(kind, 0.0)
         if folder is not None and team.rank == 0 and due:
             if unsaved:
                 about = {"epoch": record["best_epoch"], "public_accuracy": best}

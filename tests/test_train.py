@@ -1150,6 +1150,85 @@ def test_a_run_is_not_resumed_with_other_teachers(data, teachers, tmp_path):
     fit(data, config, tmp_path, resume=True, teachers=teachers)
 
 
+# --- Writing every few seconds ----------------------------------------------------------------------------------------
+
+SCORES = (0.3, 0.5, 0.4, 0.2, 0.6, 0.7, 0.1, 0.1)
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """A function that lets the epochs from number n on, of eight, score what SCORES says on the public test."""
+
+    def begin(n=1):
+        scores = iter(SCORES[n - 1 :])
+        monkeypatch.setattr(train, "accuracy", lambda logits, labels: next(scores))
+
+    begin()
+    return begin
+
+
+@pytest.fixture
+def slow_writing(monkeypatch):
+    """As on a GPU, five seconds lie between two writings, by a clock that the log moves: two seconds an epoch."""
+    clock = SimpleNamespace(now=0.0)
+
+    def read():
+        clock.now += 1e-3
+        return clock.now
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setitem(train.PAUSE, "cpu", train.PAUSE["cuda"])
+    return clock
+
+
+def test_a_folder_that_lags_holds_the_best_weights_so_far(data, tmp_path, scored, slow_writing, monkeypatch):
+    config, lagging, best, every = quick(epochs=8), [], [], []
+
+    def log_lagging(line):
+        slow_writing.now += 2.0
+        there = (tmp_path / "lag" / "record.json").exists()
+        lagging.append(len(read_record(tmp_path / "lag" / "record.json")["epochs"]) if there else 0)
+        if lagging[-1] == len(lagging):
+            best.append(load_network(tmp_path / "lag" / "best.safetensors"))
+
+    net, _ = fit(data, config, tmp_path / "lag", log=log_lagging)
+    assert lagging == [0, 0, 0, 4, 4, 4, 7, 8]  # at 6 seconds, at 12, and at the end
+    assert [meta["epoch"] for _, meta in best] == [2, 6, 6]
+    assert [meta["public_accuracy"] for _, meta in best] == [0.5, 0.7, 0.7]
+
+    scored()
+    monkeypatch.setitem(train.PAUSE, "cpu", 0.0)
+    fit(data, config, tmp_path / "each", log=lambda line: every.append(load_network(tmp_path / "each" / FILES[0])))
+    assert [meta["epoch"] for _, meta in every] == [1, 2, 2, 2, 5, 6, 6, 6]
+    for saved, meta in best:
+        assert_same_tensors(saved.state_dict(), every[meta["epoch"] - 1][0].state_dict())
+    assert_same_tensors(net.state_dict(), every[5][0].state_dict())
+    assert_same_run(tmp_path / "lag", tmp_path / "each")
+
+
+def test_a_run_whose_folder_lags_resumes_from_what_was_written(data, tmp_path, scored, slow_writing):
+    def cut(line):
+        slow_writing.now += 2.0
+        if line.startswith("epoch   6/8"):
+            raise Cut
+
+    def go_on(line):
+        slow_writing.now += 2.0
+
+    fit(data, quick(epochs=8), tmp_path / "whole", log=go_on)
+    scored()
+    with pytest.raises(Cut):
+        fit(data, quick(epochs=8), tmp_path / "cut", log=cut)
+    assert len(read_record(tmp_path / "cut" / "record.json")["epochs"]) == 4
+    scored(5)
+    fit(data, quick(epochs=8), tmp_path / "cut", resume=True, log=go_on)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_cpu_writes_after_each_epoch_and_a_gpu_does_not():
+    assert train.PAUSE["cpu"] == 0 < train.PAUSE["cuda"]
+
+
 # --- Stopping ---------------------------------------------------------------------------------------------------------
 
 
