@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from mifad_lite import MIFADConfig, MIFADNet, ResNet18, ResNetConfig, checkpoint, load_network, save_network
 from mifad_lite.baseline import ColumnsNet
-from mifad_lite.checkpoint import CheckpointError, read_tensors, write_tensors
+from mifad_lite.checkpoint import CheckpointError, read_tensors, save_weights, write_tensors
 
 CONFIG = MIFADConfig(widths=(2, 2, 4, 4, 4, 4), channels=4, embedding=8, dropout=0.1)
 LINEAR = MIFADConfig(kernel_sizes=(3, 5), widths=((2,) * 6, (3,) * 6), channels=4, embedding=8, head="linear")
@@ -66,6 +66,23 @@ def test_round_trip(network, arch, tmp_path):
     x = torch.rand(5, 1, 48, 48)
     assert torch.equal(again(x), network.to(memory_format=torch.contiguous_format)(x))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["net.safetensors"]
+
+
+def test_weights_that_no_network_holds_round_trip(net, path, tmp_path):
+    """As training keeps its best epoch's aside; what they are said to be is what `save_network` says of a network."""
+    weights = {name: t.clone() for name, t in net.state_dict().items()}
+    weights["norm.weight"] += 1
+    save_weights(tmp_path / "aside.safetensors", "mifad", CONFIG, weights, epoch=4)
+    again, meta = load_network(tmp_path / "aside.safetensors")
+    assert meta == load_network(path)[1] | {"epoch": 4}
+    assert again.state_dict().keys() == weights.keys()
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    with torch.no_grad():
+        net.norm.weight.add_(1)
+        x = torch.rand(3, 1, 48, 48)
+        assert torch.equal(again(x), net(x))
+        net.norm.weight.copy_(load_network(path)[0].norm.weight)
 
 
 def test_any_reader_of_safetensors_can_read_it(path, net):

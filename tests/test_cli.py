@@ -219,6 +219,63 @@ def test_what_train_builds(options, network, capsys, few_faces, tmp_path, monkey
     assert seen[0].bf16 == ("--bf16" in options)  # the profile `smoke` computes in float32
 
 
+@pytest.fixture
+def configured(monkeypatch):
+    """What `train` gives to `fit`: a list of pairs of configuration and options."""
+    seen = []
+
+    def no_fit(data, config, folder, **rest):
+        seen.append((config, rest))
+        return None, {"best_public_accuracy": 0.5, "best_epoch": 1}
+
+    monkeypatch.setattr(cli, "fit", no_fit)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["smoke"], {"graph": False, "schedule": "one-cycle", "teach": 0.0}),
+        (["smoke", "--graph", "--schedule", "cosine"], {"graph": True, "schedule": "cosine"}),
+        (["flagship"], {"graph": True, "loss": "softmax"}),
+        (["flagship", "--no-graph", "--loss", "angular"], {"graph": False, "loss": "angular"}),
+    ],
+    ids=" ".join,
+)
+def test_options_change_the_profile(options, wanted, capsys, few_faces, configured):
+    code, _, err = run(capsys, "train", "--data", "drawn", "--profile", *options)
+    assert (code, err) == (0, [])
+    ((config, rest),) = configured
+    assert {name: getattr(config, name) for name in wanted} == wanted
+    assert config.network["head"] == ("cosine" if config.loss == "angular" else "linear")
+    assert rest["teachers"] == []
+
+
+def test_train_hands_the_teachers_on(capsys, few_faces, configured, always_happy, tmp_path):
+    torch.manual_seed(0)
+    other = MIFADNet(replace(MINI, head="cosine"))
+    save_network(tmp_path / "other.safetensors", other)
+    both = ("--teacher", always_happy, tmp_path / "other.safetensors")
+    assert run(capsys, *SMOKE, "--teach", "0.25", *both)[0] == 0
+    ((config, rest),) = configured
+    assert config.teach == 0.25
+    happy, second = rest["teachers"]
+    assert happy(torch.rand(1, 1, 48, 48)).argmax() == HAPPY
+    assert all(torch.equal(t, other.state_dict()[name]) for name, t in second.state_dict().items())
+
+
+def test_train_learns_from_a_teacher(capsys, few_faces, always_happy, tmp_path):
+    taught = ("--teach", "0.5", "--teacher", always_happy)
+    assert run(capsys, *SMOKE, *taught, "--out", tmp_path / "run")[0] == 0
+    assert len(read_record(tmp_path / "run" / "record.json")["teachers"]) == 1
+    for wrong, reason in (
+        (taught[:2], "teach = 0.5 with 0 teachers: set both (--teach, --teacher), or none"),
+        (taught[2:], "teach = 0 with 1 teachers"),
+        ((*taught[:3], tmp_path / "none"), "no such checkpoint"),
+    ):
+        assert reason in error(capsys, *SMOKE, *wrong, "--out", tmp_path / "other")
+
+
 def test_errors_are_one_line(capsys, drawn, always_happy, picture, tmp_path, monkeypatch):
     none = tmp_path / "none"
     notes = tmp_path / "notes.txt"
@@ -290,6 +347,25 @@ def test_bench_measures_one_thing_or_the_other(capsys, tmp_path, monkeypatch, fl
     code, _, err = run(capsys, "bench", *flags, "--batch", 32, "--steps", 4, "--repeats", 2, "--out", out)
     assert (code, err) == (0, [])
     assert read_record(out) == {"called": list(expected)}
+
+
+@pytest.mark.parametrize(("flags", "compiled"), [([], ()), (["--compile"], ("lite",))])
+def test_bench_of_graphs_writes_its_record_as_it_grows(capsys, tmp_path, monkeypatch, flags, compiled):
+    out, seen = tmp_path / "record.json", []
+
+    def bench_graphs(compiled, save):
+        save({"rows": 1})
+        seen.append(compiled)
+        if out.exists():
+            seen.append(read_record(out))
+        return {"rows": 2}
+
+    monkeypatch.setattr(cli, "bench_graphs", bench_graphs)
+    assert run(capsys, "bench", "--graphs", *flags)[::2] == (0, [])
+    assert seen == [compiled]
+    assert run(capsys, "bench", "--graphs", *flags, "--out", out)[::2] == (0, [])
+    assert seen[1:] == [compiled, {"rows": 1}]
+    assert read_record(out) == {"rows": 2}
 
 
 def test_control_c(capsys, few_faces, tmp_path, monkeypatch):
