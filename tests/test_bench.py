@@ -6,12 +6,15 @@ import math
 import pytest
 import torch
 
+from mifad_lite import bench
+from mifad_lite.baseline import ResNetConfig
 from mifad_lite.bench import (
     EXACT,
     NaiveFaces,
     PeakBytes,
     attention_inputs,
     bench_attention,
+    bench_graphs,
     bench_scaling,
     fastest,
     forward_gflop,
@@ -177,3 +180,76 @@ def test_exact_routes_are_the_formula():
     v, values = (x.detach().float() for x in attention_inputs(2, 60, 4, "cpu"))
     for way in EXACT.values():
         torch.testing.assert_close(way(v, values), plain_attention(v, values), rtol=1e-4, atol=1e-5)
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------------
+
+SMALL = {
+    "mini": {"network": MINI.to_dict(), "bf16": False},
+    "ResNet": {"arch": "resnet18", "network": ResNetConfig(2).to_dict(), "loss": "softmax", "bf16": False},
+}
+
+
+def test_graphs_are_measured_by_network_and_batch(monkeypatch):
+    """By a clock of ours: 18 images make 4 batches of 4 or 2 of 8, and the fastest epoch after the first counts."""
+    configs, saved, fit = [], [], bench.fit
+
+    def timed(data, config, progress):
+        configs.append(config)
+        _, record = fit(data, config, progress=progress)
+        assert len(data.train) == 18
+        for epoch, seconds in zip(record["epochs"], (0.25, 2.0, 0.5), strict=True):
+            epoch["seconds"] = seconds
+        return None, record
+
+    monkeypatch.setattr(bench, "fit", timed)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    monkeypatch.setattr(bench, "fastest", lambda run, repeats: run() is None or 0.125)
+    lines = []
+    record = bench_graphs(
+        (4, 8), 18, 3, SMALL, ("ResNet",), (1024,), lines.append, lambda r: saved.append(json.loads(json.dumps(r)))
+    )
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert {"kind", "commit", "device", "data", "seed", "images", "peak", "step_gflop"} <= record.keys()
+    assert (record["kind"], record["images"]) == ("graphs", 18)
+    rows = record["training"]
+    assert [(r["name"], r["batch"], r["compile"], r["graph"]) for r in rows] == [
+        ("mini", 4, False, True),
+        ("mini", 8, False, True),
+        ("ResNet", 4, False, True),
+        ("ResNet", 8, False, True),
+        ("mini", 4, False, False),
+        ("mini", 8, False, False),
+        ("ResNet", 8, True, False),
+        ("ResNet", 8, True, True),
+    ]
+    assert [(c.arch == "mifad", c.batch, c.compile, c.graph) for c in configs] == [
+        (r["name"] == "mini", r["batch"], r["compile"], r["graph"]) for r in rows
+    ]
+    for row in rows:
+        assert row["images_per_second"] == 32
+        assert row["step_milliseconds"] == 1e3 * row["batch"] / 32
+        assert row["first_epoch_seconds"] == 0.25
+        share = 32 * record["step_gflop"][row["name"]] / record["peak"]["gflop_per_second"]
+        assert row["share_of_peak"] == pytest.approx(share, abs=1e-4)
+    assert [len(r["training"]) for r in saved] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert saved[2]["training"] == rows[:3]
+    assert record["inference"] == [
+        {
+            "name": name,
+            "images_per_second_64": 144,  # all 18 in an eighth of a second
+            "images_per_second_1024": 144,
+            "one_face_milliseconds": 125,
+        }
+        for name in SMALL
+    ]
+    assert len(lines) == 1 + len(rows) + len(SMALL)
+
+
+def test_a_graphed_row_counts_the_operations_of_a_step():
+    """Forwards once and backwards twice, whatever the batch."""
+    record = bench_graphs((4,), 8, 2, {"mini": SMALL["mini"]}, (), (256,), lambda line: None)
+    forward = forward_gflop("mifad", MINI.to_dict())
+    assert 2 * forward < record["step_gflop"]["mini"] < 4 * forward
+    for row in record["training"]:
+        assert row["step_milliseconds"] == pytest.approx(4e3 / row["images_per_second"], rel=0.1)
