@@ -376,10 +376,13 @@ def fit(
         ema_update(average.state_dict(), net.state_dict(), keep)
         return result
 
+    pause = PAUSE.get(kind, 0.0)
+    kept = "what was last written is kept" if pause else "the last whole epoch is kept"
+
     def stopped(number: int, result: Tensor) -> TrainingStopped:
         return TrainingStopped(
             f"epoch {number // steps + 1}, step {number % steps + 1}: loss {result[0].item():g}, gradient norm "
-            f"{result[2].item():g}; lower lr or the margin; the last whole epoch is kept"
+            f"{result[2].item():g}; lower lr or the margin; {kept}"
         )
 
     def planned(number: int) -> tuple[float, float, float]:
@@ -464,7 +467,7 @@ def fit(
             best_state = {k: v.clone() for k, v in average.state_dict().items()}
             unsaved = True
         record = make_record(config, origin, history, best)
-        due = epoch + 1 == config.epochs or time.perf_counter() - written >= PAUSE.get(kind, 0.0)
+        due = epoch + 1 == config.epochs or time.perf_counter() - written >= pause
         if folder is not None and team.rank == 0 and due:
             if unsaved:
                 about = {"epoch": record["best_epoch"], "public_accuracy": best}
