@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -359,6 +360,7 @@ def test_a_process_that_waits_forever_still_says_why_it_ends(root):
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == "stuck\n", process.communicate()
+        time.sleep(2)  # a signal between its last two lines would find Python still running
         process.terminate()
         _, err = process.communicate(timeout=90)
     assert process.returncode == 1
