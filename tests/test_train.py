@@ -279,21 +279,27 @@ def test_smoothed_and_mixed_targets_equal_one_cross_entropy_against_their_blend(
     assert value.item() == pytest.approx(wanted.mean(), rel=1e-5)
 
 
-def test_mixed_images_are_blends_of_two_of_the_batch(data, monkeypatch):
-    """What reaches the network: x_i share + x_j (1 - share), with the labels of i and j and that share."""
-    seen = []
-    forward, features = Objective.forward, MIFADNet.features
+def watch_images(monkeypatch):
+    """A list that gets [images] at each step of a training, as they reach the network."""
+    seen, features = [], MIFADNet.features
 
-    def watch_features(self, x, *args, **options):
+    def watch(self, x, *args, **options):
         if self.training:
             seen.append([x.clone()])
         return features(self, x, *args, **options)
+
+    monkeypatch.setattr(MIFADNet, "features", watch)
+    return seen
+
+
+def test_mixed_images_are_blends_of_two_of_the_batch(data, monkeypatch):
+    """What reaches the network: x_i share + x_j (1 - share), with the labels of i and j and that share."""
+    seen, forward = watch_images(monkeypatch), Objective.forward
 
     def watch(self, net, embedding, labels, ramp, mix, taught):
         seen[-1] += [labels, *mix]
         return forward(self, net, embedding, labels, ramp, mix, taught)
 
-    monkeypatch.setattr(MIFADNet, "features", watch_features)
     monkeypatch.setattr(Objective, "forward", watch)
     fit(data, quick(mixup=0.5, epochs=2, augmentation=Augmentation.none()))
     originals, shares = data.train.images.double().flatten(1) / 255, []
@@ -1080,19 +1086,12 @@ def teachers():
 
 
 def test_what_is_taught_is_the_mean_of_the_teachers_answers(data, teachers, monkeypatch):
-    seen = []
-    forward, features = Objective.forward, MIFADNet.features
-
-    def watch_features(self, x, *args, **options):
-        if self.training:
-            seen.append([x.clone()])
-        return features(self, x, *args, **options)
+    seen, forward = watch_images(monkeypatch), Objective.forward
 
     def watch(self, net, embedding, labels, ramp, mix, taught):
         seen[-1].append(taught)
         return forward(self, net, embedding, labels, ramp, mix, taught)
 
-    monkeypatch.setattr(MIFADNet, "features", watch_features)
     monkeypatch.setattr(Objective, "forward", watch)
     fit(data, quick(teach=0.4, mixup=0.2, epochs=1), teachers=teachers)
     assert len(seen) == 3
