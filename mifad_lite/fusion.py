@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from .attention import AttentionModule
 
+# Logits of a gate are cut here, where sigmoid is 4e-18 from 0 or 1. A trained network has logits near -90, too. There
+# sigmoid and its slope are subnormal numbers, and a CPU takes a slow path for each of them.
+STEEPEST = 40.0
+
 
 class InteractiveFusion(nn.Module):
     """Merge the maps of all columns at one depth.
@@ -47,7 +51,7 @@ class InteractiveFusion(nn.Module):
 
     def gate(self, maps: Sequence[Tensor]) -> Tensor:
         """Aligned maps, each (B, C, H, W) -> g (B, C, H, W) with values in (0, 1)."""
-        return torch.sigmoid(self.merge(torch.cat(list(maps), dim=1)))
+        return torch.sigmoid(self.merge(torch.cat(list(maps), dim=1)).clamp(-STEEPEST, STEEPEST))
 
     def forward(
         self, maps: Sequence[Tensor], return_maps: bool = False

@@ -50,6 +50,26 @@ def test_gate_lies_between_0_and_1_and_hears_every_column():
     assert all(g.abs().max() > 0 for g in torch.autograd.grad(gate.sum(), maps))
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_gate_that_is_shut_or_open_leaves_no_subnormal_numbers(kind):
+    """Logits from -200 to 200: right to the last digit, and neither a gate nor a gradient too small to be normal."""
+    block = InteractiveFusion((1, 1), 1).to(kind)
+    with torch.no_grad():
+        block.merge.weight.zero_()[0, 0, 1, 1] = 1
+        block.merge.bias.zero_()
+    logits = torch.linspace(-200, 200, 4001).to(kind).view(1, 1, 1, -1).requires_grad_()
+    gate = block.gate([logits, torch.zeros_like(logits)])
+    exact = expit(array(logits.double()))
+    np.testing.assert_allclose(array(gate.double()), exact, rtol=4 * torch.finfo(kind).eps, atol=5e-18)
+    (slope,) = torch.autograd.grad(gate.sum(), logits)
+    np.testing.assert_allclose(array(slope.double()), exact * (1 - exact), rtol=0, atol=torch.finfo(kind).eps)
+    for numbers in (gate, slope):
+        sizes = numbers.detach().double().abs()
+        assert sizes[sizes > 0].min() > 1e-20
+    assert (slope == 0).any()
+    assert gate.min() > 0
+
+
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_aligns_only_where_widths_differ(widths):
     """An equal width costs no parameter."""
