@@ -105,6 +105,7 @@ def train_command(args: argparse.Namespace) -> None:
         resume=args.resume,
         log=lambda line: print(line, flush=True),
         teachers=teachers,
+        start=load_network(args.start)[0] if args.start else None,
     )
     if place()[0]:
         return  # of several processes the first one speaks
@@ -259,6 +260,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--loss", choices=LOSSES)
     computed_options(train)
     train.add_argument("--schedule", choices=SCHEDULES)
+    train.add_argument("--start", type=Path, help="a checkpoint whose weights it starts from, in place of random ones")
     train.add_argument("--teacher", default=[], type=Path, nargs="+", help="checkpoints whose answers it learns, too")
     for name in ("epochs", "batch", "seed"):
         train.add_argument(f"--{name}", type=int)

@@ -268,6 +268,7 @@ def fit(
     log: Callable[[str], None] | None = None,
     progress: bool | None = None,
     teachers: Sequence[nn.Module] = (),
+    start: nn.Module | None = None,
 ) -> tuple[nn.Module, dict]:
     """Train on `data.train`, watch `data.public`, never look at `data.private`.
 
@@ -278,12 +279,14 @@ def fit(
     resume: go on from folder/last.safetensors. On a CPU the result is bit for bit that of an uncut run.
     log: called with one line per epoch.  progress: a tqdm bar (default: where standard error is a terminal).
     teachers: trained networks, for a configuration with `teach` above 0.
+    start: a network of this configuration, whose weights the run starts from in place of random ones.
 
     Started by torchrun, the processes share each step and end with the same network (distributed.py); the first one
     writes, logs and shows the bar.
 
     Raises TrainingStopped at a loss or gradient norm that is not finite, or where another process is gone; ValueError
-    where the folder holds another run, the processes cannot share the batch, or `teach` and teachers do not meet.
+    where the folder holds another run, the processes cannot share the batch, `teach` and teachers do not meet, or
+    `start` is another network.
     """
     team = join(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     device = team.device
@@ -309,15 +312,21 @@ def fit(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = build(config.arch, config.network).to(device, memory_format=layout)
     average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
+    if start is not None:
+        if type(start) is not type(net) or start.config != net.config:
+            raise ValueError(f"the network to start from {difference(start, net)}: ask for the same, or start afresh")
+        net.load_state_dict(start.state_dict())
     average.load_state_dict(net.state_dict())
     teachers = [teacher.to(device, memory_format=layout).eval() for teacher in teachers]
     for teacher in teachers:
         if teacher.config.classes != net.config.classes:
             count = teacher.config.classes
             raise ValueError(f"a teacher tells {count} classes apart, and this network {net.config.classes}")
-    taught_by = [checksum({k: v.cpu() for k, v in t.state_dict().items()}, "") for t in teachers]
+    taught_by = [weights_of(teacher) for teacher in teachers]
     if teachers:
         origin["teachers"] = taught_by
+    if start is not None:
+        origin["start"] = weights_of(start)
     check_data(data, net.config, config.augmentation.crop)
     images, labels = data.train.images.to(device), data.train.labels.to(device)
     with torch.no_grad():
@@ -337,7 +346,7 @@ def fit(
     best_state = None
     if resume and folder is not None and (folder / "last.safetensors").exists():
         state = folder / "last.safetensors"
-        history, best = load_state(state, config, data, taught_by, net, average, objective, optimizer)
+        history, best = load_state(state, config, data, origin, net, average, objective, optimizer)
         best_state = load_best(folder / "best.safetensors", config, average)
         record = make_record(config, origin, history, best)
         if team.rank == 0:
@@ -473,7 +482,7 @@ def fit(
                 about = {"epoch": record["best_epoch"], "public_accuracy": best}
                 save_weights(folder / "best.safetensors", config.arch, average.config, best_state, **about)
             state = folder / "last.safetensors"
-            save_state(state, config, data, history, best, taught_by, net, average, objective, optimizer)
+            save_state(state, config, data, history, best, origin, net, average, objective, optimizer)
             write_record(folder / "record.json", record)
             unsaved, written = False, time.perf_counter()
         if log and team.rank == 0:
@@ -483,6 +492,20 @@ def fit(
             )
     average.load_state_dict(best_state)
     return average.eval(), make_record(config, origin, history, best)
+
+
+def weights_of(net: nn.Module) -> str:
+    """The sha256 of a network's weights and buffers."""
+    return checksum({name: tensor.cpu() for name, tensor in net.state_dict().items()}, "")
+
+
+def difference(there: nn.Module, here: nn.Module) -> str:
+    """How another network differs from the one that a run asks for, as the end of a sentence."""
+    if type(there) is not type(here):
+        return f"is a {type(there).__name__}, and this run trains a {type(here).__name__}"
+    ours, theirs = here.config.to_dict(), there.config.to_dict()
+    name = next(name for name, value in ours.items() if theirs[name] != value)
+    return f"has {name} = {theirs[name]}, and this run {ours[name]}"
 
 
 def check_data(data: FaceData, network, crop: int) -> None:
@@ -508,14 +531,15 @@ def make_record(config: TrainConfig, origin: dict, history: list[dict], best: fl
     }
 
 
-def save_state(path, config, data, history, best, teachers, net, average, objective, optimizer) -> None:
+def save_state(path, config, data, history, best, origin, net, average, objective, optimizer) -> None:
     """Everything that the next epoch needs, in one file, so that it is either all there or not."""
     tensors = {f"net.{k}": v for k, v in net.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     tensors |= {f"objective.{k}": v for k, v in objective.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    meta = {"config": config.to_dict(), "data": data.sha256, "history": history, "best": best, "teachers": teachers}
+    meta = {"config": config.to_dict(), "data": data.sha256, "history": history, "best": best}
+    meta |= {"teachers": origin.get("teachers", []), "start": origin.get("start")}
     write_tensors(path, tensors, meta)
 
 
@@ -550,7 +574,7 @@ def misfit(tensors: dict[str, Tensor], wanted: dict[str, torch.Size], optional: 
     return None
 
 
-def load_state(path, config, data, teachers, net, average, objective, optimizer) -> tuple[list[dict], float]:
+def load_state(path, config, data, origin, net, average, objective, optimizer) -> tuple[list[dict], float]:
     """Undo `save_state`: -> history, best public accuracy. Raises ValueError where the file is of another run."""
     tensors, meta = read_tensors(path)
     if not isinstance(meta, dict) or not {"data", "config", "history", "best"} <= meta.keys():
@@ -561,8 +585,10 @@ def load_state(path, config, data, teachers, net, average, objective, optimizer)
         there = meta["config"] if isinstance(meta["config"], dict) else {}
         changed = [k for k, v in config.to_dict().items() if there.get(k) != v] or ["configuration"]
         raise ValueError(f"{path}: this run has another {', '.join(changed)}; resume it unchanged or name a new folder")
-    if meta.get("teachers", []) != teachers:
+    if meta.get("teachers", []) != origin.get("teachers", []):
         raise ValueError(f"{path}: this run has other teachers; resume it with the same, or start a new folder")
+    if meta.get("start") != origin.get("start"):
+        raise ValueError(f"{path}: this run started from other weights; name the same to --start, or a new folder")
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

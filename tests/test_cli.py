@@ -249,6 +249,7 @@ def test_options_change_the_profile(options, wanted, capsys, few_faces, configur
     assert {name: getattr(config, name) for name in wanted} == wanted
     assert config.network["head"] == ("cosine" if config.loss == "angular" else "linear")
     assert rest["teachers"] == []
+    assert rest["start"] is None
 
 
 def test_train_hands_the_teachers_on(capsys, few_faces, configured, always_happy, tmp_path):
@@ -274,6 +275,13 @@ def test_train_learns_from_a_teacher(capsys, few_faces, always_happy, tmp_path):
         ((*taught[:3], tmp_path / "none"), "no such checkpoint"),
     ):
         assert reason in error(capsys, *SMOKE, *wrong, "--out", tmp_path / "other")
+
+
+def test_train_starts_from_a_checkpoint(capsys, few_faces, always_happy, configured, tmp_path):
+    assert run(capsys, *SMOKE, "--start", always_happy)[0] == 0
+    ((_, rest),) = configured
+    assert rest["start"](torch.rand(1, 1, 48, 48)).argmax() == HAPPY
+    assert "no such checkpoint" in error(capsys, *SMOKE, "--start", tmp_path / "none", "--out", tmp_path / "other")
 
 
 def test_errors_are_one_line(capsys, drawn, always_happy, picture, tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ from mifad_lite.train import (
     ema_update,
     lr_factor,
     make_optimizer,
+    weights_of,
 )
 
 MINI = {**PRESETS["tiny"].to_dict(), "widths": (2, 2, 4, 4, 4, 4), "channels": 4, "embedding": 8, "dropout": 0.1}
@@ -1271,3 +1272,45 @@ def test_a_mad_learning_rate_is_stopped(data, tmp_path):
     for name in contents(tmp_path):
         if name.endswith(".safetensors"):
             assert all(t.isfinite().all() for t in load_file(tmp_path / name).values())
+
+
+# --- Another start ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_the_weights_it_is_given(data):
+    torch.manual_seed(7)
+    start = build("mifad", MINI)
+    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    still, record = fit(data, quick(lr=0.0, epochs=1), start=start)
+    assert all(torch.equal(p, before[name]) for name, p in still.named_parameters())
+    assert record["start"] == weights_of(start)
+    fit(data, quick(epochs=1), start=start)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in start.state_dict().items())
+    assert "start" not in fit(data, quick(epochs=1))[1]
+
+
+def test_a_run_from_given_weights_resumes_bit_for_bit(data, tmp_path):
+    torch.manual_seed(7)
+    start, other = build("mifad", MINI), build("mifad", MINI)
+    fit(data, quick(), tmp_path / "whole", start=start)
+    with pytest.raises(Cut):
+        fit(data, quick(), tmp_path / "cut", log=cut_after(1), start=start)
+    for wrong in (other, None):
+        with pytest.raises(ValueError, match="this run started from other weights; name the same to --start"):
+            fit(data, quick(), tmp_path / "cut", resume=True, start=wrong)
+    fit(data, quick(), tmp_path / "cut", resume=True, start=start)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert read_record(tmp_path / "cut" / "record.json")["start"] == weights_of(start)
+
+
+@pytest.mark.parametrize(
+    ("arch", "network", "says"),
+    [
+        ("mifad", {**MINI, "embedding": 9}, r"has embedding = 9, and this run 8: ask for the same, or start afresh$"),
+        ("resnet18", {"width": 4}, r"is a ResNet18, and this run trains a MIFADNet: ask"),
+    ],
+)
+def test_another_network_is_no_start(data, arch, network, says, tmp_path):
+    with pytest.raises(ValueError, match="^the network to start from " + says):
+        fit(data, quick(), tmp_path / "run", start=build(arch, network))
+    assert not (tmp_path / "run").exists()
