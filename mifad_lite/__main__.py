@@ -14,7 +14,7 @@ import torch
 
 from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
-from .bench import bench, bench_graphs, bench_scaling
+from .bench import bench, bench_gates, bench_graphs, bench_scaling
 from .checkpoint import NAMES, SHIPPED, load_network, shrink
 from .data import CLASSES, SIZE, FaceData, flaws, load_fer2013
 from .distributed import place, speaks
@@ -180,6 +180,8 @@ def bench_command(args: argparse.Namespace) -> None:
     if args.graphs:
         save = (lambda found: write_record(args.out, found)) if args.out else (lambda found: None)
         record = bench_graphs(compiled=("lite",) if args.compile else (), save=save)
+    elif args.gates:
+        record = bench_gates(repeats=args.repeats)
     else:
         record = bench_scaling(args.repeats) if args.scaling else bench(args.batch, args.steps, args.repeats)
     if args.out:
@@ -301,6 +303,7 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--scaling", action="store_true", help="instead: against batch, width, resolution; attention; the peak"
     )
+    measure.add_argument("--gates", action="store_true", help="instead, on a CPU: what subnormal numbers cost")
     measure.add_argument("--graphs", action="store_true", help="instead, on a GPU: with CUDA graphs and without")
     measure.add_argument("--compile", action="store_true", help="with --graphs: compiled, too, which takes a minute")
     out_option(measure)

@@ -1,7 +1,8 @@
 """How fast it is: the real loop, its columns alone, the ResNet baseline, and the loop that most people would write.
 
 `bench` compares networks and loops at one size. `bench_scaling` follows one network over batch, width and resolution.
-`bench_graphs` is for a GPU: the loop with and without CUDA graphs and torch.compile.
+`bench_graphs` is for a GPU: the loop with and without CUDA graphs and torch.compile. `bench_gates` is for a CPU: what
+the gates' smallest numbers cost.
 """
 
 import hashlib
@@ -23,10 +24,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from . import fusion
 from .attention import RowBlockAttention, tabulated_attention, tabulation_error_bound
 from .augment import Augmentation
 from .baseline import ResNetConfig
-from .checkpoint import build
+from .checkpoint import build, load_network
 from .data import FaceData, FaceSet, content_sha256
 from .evaluate import predict_logits
 from .fast import FastMIFAD, accelerate
@@ -512,3 +514,54 @@ def bench_graphs(
     if device == "cuda":
         record["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return record
+
+
+def bench_gates(
+    names: tuple[str, ...] = ("lite", "flagship"),
+    batch: int = 32,
+    repeats: int = 4,
+    log: Callable[[str], None] = print,
+) -> dict:
+    """A record of a step on a CPU with gates whose logits are cut (`fusion.STEEPEST`) and not, untrained and trained.
+
+    A step: forward, cross-entropy, backward, in float32, on drawn faces.  subnormal: share of subnormal numbers among
+    the gradients of the gates' logits, by depth, where nothing is cut.  names: checkpoints, as `load_network` has them.
+    """
+    faces = synthetic_faces(batch, seed=0)
+    x, tiny = faces.images.float() / 255, torch.finfo(torch.float32).tiny
+    rows = []
+    limit = fusion.STEEPEST
+    for name in names:
+        torch.manual_seed(0)
+        trained = load_network(name)[0]
+        for state, net in ("untrained", build("mifad", trained.config.to_dict())), ("trained", trained):
+            net.train()
+            shares: list[float] = []
+
+            def look(module, given, grads, shares=shares) -> None:
+                shares.append(((grads[0] != 0) & (grads[0].abs() < tiny)).double().mean().item())
+
+            def step(net=net) -> None:
+                net.zero_grad()
+                F.cross_entropy(net.classify(net.features(x)), faces.labels).backward()
+
+            times = {"uncut": float("inf"), "cut": float("inf")}
+            try:
+                fusion.STEEPEST = float("inf")
+                hooks = [f.merge.register_full_backward_hook(look) for f in net.fusions]
+                step()
+                for hook in hooks:
+                    hook.remove()
+                for _ in range(repeats):  # in turns, so that a slow minute of the machine hits both
+                    for way, value in ("uncut", float("inf")), ("cut", limit):
+                        fusion.STEEPEST = value
+                        times[way] = min(times[way], fastest(step, 1))
+            finally:
+                fusion.STEEPEST = limit
+            times = {way: round(1e3 * seconds, 1) for way, seconds in times.items()}
+            subnormal = [float(f"{share:.3g}") for share in reversed(shares)]  # backwards, the last one came first
+            rows.append({"name": name, "state": state, "subnormal": subnormal, "milliseconds": times})
+            log(f"{name:10}{state:10} {times['uncut']:8.1f} ms, cut {times['cut']:8.1f} ms, subnormal {subnormal}")
+    data = FaceData(faces, faces, faces, "drawn faces", content_sha256(faces, faces, faces))
+    origin = provenance(data.name, data.sha256, "cpu")
+    return {"kind": "gates", **origin, "seed": 0, "batch": batch, "repeats": repeats, "limit": limit, "rows": rows}

@@ -144,6 +144,7 @@ RECORDS = {
     "explorer": ("what that network computes on seven faces", "explore"),
     "bench": ("images per second", "bench --repeats 1"),
     "scaling": ("cost against batch, width and size", "bench --scaling"),
+    "gates": ("what the gates' smallest numbers cost on a CPU", "bench --gates --repeats 16"),
     "graphs": ("CUDA graphs and compilation on a GPU", "bench --graphs --compile"),
     "promise": ("the band of two short runs", "promise"),
     "chapters": ("how long each chapter takes to run", "report"),
@@ -339,7 +340,7 @@ def expected(record: dict) -> str:
         path = "No two runs are the same, as a GPU sums in another order from run to run"
     if kind == "data":
         return "The same counts on every machine."
-    if kind in ("bench", "scaling", "graphs"):
+    if kind in ("bench", "scaling", "graphs", "gates"):
         return "Another machine has other times, and so has a busy one. Ratios within one record travel better."
     if kind == "chapters":
         return "Another machine has other times. The notebooks come out the same, pictures aside."

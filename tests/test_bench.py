@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mifad_lite import bench
+from mifad_lite import bench, fusion
 from mifad_lite.baseline import ResNetConfig
 from mifad_lite.bench import (
     EXACT,
@@ -14,6 +14,7 @@ from mifad_lite.bench import (
     PeakBytes,
     attention_inputs,
     bench_attention,
+    bench_gates,
     bench_graphs,
     bench_scaling,
     fastest,
@@ -25,6 +26,7 @@ from mifad_lite.bench import (
     scale_attention,
     training_step,
 )
+from mifad_lite.checkpoint import build, save_network
 from mifad_lite.model import PRESETS, MIFADConfig
 from mifad_lite.synthetic import synthetic_faces
 from mifad_lite.train import TrainConfig
@@ -253,3 +255,39 @@ def test_a_graphed_row_counts_the_operations_of_a_step():
     assert 2 * forward < record["step_gflop"]["mini"] < 4 * forward
     for row in record["training"]:
         assert row["step_milliseconds"] == pytest.approx(4e3 / row["images_per_second"], rel=0.1)
+
+
+def shut_gate(path, depth):
+    """A checkpoint of a tiny network, one of whose gates has logits of -80 everywhere."""
+    net = build("mifad", PRESETS["tiny"].to_dict())
+    with torch.no_grad():
+        net.fusions[depth].merge.weight.zero_()
+        net.fusions[depth].merge.bias.fill_(-80)
+    save_network(path, net)
+    return str(path)
+
+
+def test_gates_are_measured_cut_and_not(tmp_path, monkeypatch):
+    limits = []
+    monkeypatch.setattr(bench, "fastest", lambda run, repeats: limits.append(fusion.STEEPEST) or run() or 0.25)
+    shut = shut_gate(tmp_path / "shut.safetensors", 1)
+    lines = []
+    record = bench_gates((shut,), batch=4, repeats=2, log=lines.append)
+    assert limits == 4 * [math.inf, 40.0]
+    assert [(row["name"], row["state"]) for row in record["rows"]] == [(shut, "untrained"), (shut, "trained")]
+    fresh, trained = (row["subnormal"] for row in record["rows"])
+    assert not any(fresh)
+    assert trained[1] > 0.1
+    assert trained[0] == trained[2] == 0
+    assert all(row["milliseconds"] == {"uncut": 250, "cut": 250} for row in record["rows"])
+    assert (record["batch"], record["repeats"], record["limit"]) == (4, 2, 40)
+    assert len(lines) == 2
+    json.dumps(record)
+
+
+def test_gates_are_cut_again_whatever_happens(tmp_path, monkeypatch):
+    shut = shut_gate(tmp_path / "shut.safetensors", 0)
+    monkeypatch.setattr(bench, "fastest", lambda run, repeats: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench_gates((shut,), batch=4)
+    assert fusion.STEEPEST == 40

@@ -347,10 +347,13 @@ def test_a_run_that_blows_up_says_so(capsys, few_faces, tmp_path):
     assert "lower lr or the margin" in text
 
 
-@pytest.mark.parametrize(("flags", "expected"), [([], ("bench", 32, 4, 2)), (["--scaling"], ("scaling", 2))])
+@pytest.mark.parametrize(
+    ("flags", "expected"), [([], ("bench", 32, 4, 2)), (["--scaling"], ("scaling", 2)), (["--gates"], ("gates", 2))]
+)
 def test_bench_measures_one_thing_or_the_other(capsys, tmp_path, monkeypatch, flags, expected):
     monkeypatch.setattr(cli, "bench", lambda *args: {"called": ["bench", *args]})
     monkeypatch.setattr(cli, "bench_scaling", lambda *args: {"called": ["scaling", *args]})
+    monkeypatch.setattr(cli, "bench_gates", lambda repeats: {"called": ["gates", repeats]})
     out = tmp_path / "record.json"
     code, _, err = run(capsys, "bench", *flags, "--batch", 32, "--steps", 4, "--repeats", 2, "--out", out)
     assert (code, err) == (0, [])

@@ -184,6 +184,8 @@ def test_the_command_is_the_one_that_made_the_record(name, reproduce, root, monk
         assert [getattr(args, key) for key in ("epochs", "kills", "seed")] == [
             record[k] for k in ("epochs", "kills", "seed")
         ]
+    elif args.command == "bench" and args.gates:
+        assert args.repeats == record["repeats"]
     elif args.command == "bench" and not args.scaling and not args.graphs:
         assert (args.batch, args.steps, args.repeats) == (record["batch"], record["steps"], record["repeats"])
 
