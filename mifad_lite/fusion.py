@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .attention import AttentionModule
 
-# Logits of a gate are cut here, where sigmoid is 4e-18 from 0 or 1. A trained network has logits near -90, too. There
-# sigmoid and its slope are subnormal numbers, and a CPU takes a slow path for each of them.
+# Logits of a gate are cut here, where sigmoid is 4e-18 from 0 or 1. A trained network has logits near -80, too. There
+# the gradient is a subnormal number, and a CPU takes a slow path for each of them ("gates" in book/results).
 STEEPEST = 40.0
 
 
