@@ -50,7 +50,7 @@ class InteractiveFusion(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def gate(self, maps: Sequence[Tensor]) -> Tensor:
-        """Aligned maps, each (B, C, H, W) -> g (B, C, H, W) with values in (0, 1)."""
+        """Aligned maps, each (B, C, H, W) -> g (B, C, H, W) with values in (0, 1); its logits are cut at `STEEPEST`."""
         return torch.sigmoid(self.merge(torch.cat(list(maps), dim=1)).clamp(-STEEPEST, STEEPEST))
 
     def forward(
