@@ -15,7 +15,7 @@ import torch
 from .ablate import TABLES, ablate, format_record
 from .baseline import ResNetConfig
 from .bench import bench, bench_gates, bench_graphs, bench_scaling
-from .checkpoint import NAMES, SHIPPED, load_network, shrink
+from .checkpoint import NAMES, SHIPPED, load_network, save_network, shrink
 from .data import CLASSES, SIZE, FaceData, flaws, load_fer2013
 from .distributed import place, speaks
 from .evaluate import evaluate_split
@@ -23,6 +23,7 @@ from .explorer import explore
 from .export import export
 from .fast import accelerate
 from .inspection import inspect
+from .interpolate import interpolate
 from .interrupt import stop_at_once
 from .model import PRESETS
 from .predict import format_prediction, predict
@@ -188,6 +189,16 @@ def bench_command(args: argparse.Namespace) -> None:
         write_record(args.out, record)
 
 
+def interpolate_command(args: argparse.Namespace) -> None:
+    data = get_data(args.data)
+    (a, _), (b, _) = (network(path) for path in args.checkpoints)
+    net, found = interpolate(a, b, data, args.steps, log=lambda line: print(line, flush=True))
+    save_network(args.save, net, ends=found["ends"], share=found["best_share"])
+    print(f"{args.save}: share {found['best_share']:.2f} of {args.checkpoints[1]}")
+    if args.out:
+        write_record(args.out, {"kind": "interpolate", **provenance(data.name, data.sha256), **found})
+
+
 def shrink_command(args: argparse.Namespace) -> None:
     shrink(args.checkpoint, args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
@@ -307,6 +318,13 @@ def make_parser() -> argparse.ArgumentParser:
     measure.add_argument("--graphs", action="store_true", help="instead, on a GPU: with CUDA graphs and without")
     measure.add_argument("--compile", action="store_true", help="with --graphs: compiled, too, which takes a minute")
     out_option(measure)
+
+    line = command("interpolate", interpolate_command, "Average two networks: the public test chooses the shares.")
+    line.add_argument("checkpoints", type=Path, nargs=2, metavar="CHECKPOINT", help="of one configuration")
+    data_option(line)
+    line.add_argument("--steps", default=4, type=int, help="equal steps from the first network to the second")
+    line.add_argument("--save", type=Path, required=True, help="write the network here")
+    out_option(line)
 
     small = command("shrink", shrink_command, "Copy a checkpoint with its weights in 16 bits: half the size.")
     small.add_argument("checkpoint", type=Path)

@@ -128,6 +128,20 @@ def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
     return net.eval(), meta
 
 
+def weights_of(net: nn.Module) -> str:
+    """The sha256 of a network's weights and buffers."""
+    return checksum({name: tensor.cpu() for name, tensor in net.state_dict().items()}, "")
+
+
+def difference(there: nn.Module, here: nn.Module) -> str | None:
+    """How one network differs from another in kind or configuration, as the end of a sentence; None if it does not."""
+    if type(there) is not type(here):
+        return f"is a {type(there).__name__}, and not a {type(here).__name__}"
+    theirs, ours = there.config.to_dict(), here.config.to_dict()
+    name = next((name for name, value in ours.items() if theirs[name] != value), None)
+    return name and f"has {name} = {theirs[name]}, and not {ours[name]}"
+
+
 def shrink(source: Path | str, target: Path | str) -> None:
     """Copy a checkpoint with every float in 16 bits: half the size, and `load_network` reads it as before.
 

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .augment import Augmentation, augment
-from .checkpoint import ARCHITECTURES, build, checksum, load_network, read_tensors, save_weights, write_tensors
+from .checkpoint import (
+    ARCHITECTURES,
+    build,
+    difference,
+    load_network,
+    read_tensors,
+    save_weights,
+    weights_of,
+    write_tensors,
+)
 from .data import FaceData
 from .distributed import guard, join
 from .evaluate import accuracy, predict_logits
@@ -313,8 +322,8 @@ def fit(
     net = build(config.arch, config.network).to(device, memory_format=layout)
     average = build(config.arch, config.network).to(device, memory_format=layout)  # the EMA, and what is evaluated
     if start is not None:
-        if type(start) is not type(net) or start.config != net.config:
-            raise ValueError(f"the network to start from {difference(start, net)}: ask for the same, or start afresh")
+        if found := difference(start, net):
+            raise ValueError(f"the network to start from {found}: ask for the same, or start afresh")
         net.load_state_dict(start.state_dict())
     average.load_state_dict(net.state_dict())
     teachers = [teacher.to(device, memory_format=layout).eval() for teacher in teachers]
@@ -492,20 +501,6 @@ def fit(
             )
     average.load_state_dict(best_state)
     return average.eval(), make_record(config, origin, history, best)
-
-
-def weights_of(net: nn.Module) -> str:
-    """The sha256 of a network's weights and buffers."""
-    return checksum({name: tensor.cpu() for name, tensor in net.state_dict().items()}, "")
-
-
-def difference(there: nn.Module, here: nn.Module) -> str:
-    """How another network differs from the one that a run asks for, as the end of a sentence."""
-    if type(there) is not type(here):
-        return f"is a {type(there).__name__}, and this run trains a {type(here).__name__}"
-    ours, theirs = here.config.to_dict(), there.config.to_dict()
-    name = next(name for name, value in ours.items() if theirs[name] != value)
-    return f"has {name} = {theirs[name]}, and this run {ours[name]}"
 
 
 def check_data(data: FaceData, network, crop: int) -> None:

@@ -33,7 +33,15 @@ from mifad_lite import (
     train,
 )
 from mifad_lite.augment import Augmentation, augment
-from mifad_lite.checkpoint import CheckpointError, build, checksum, read_tensors, save_network, write_tensors
+from mifad_lite.checkpoint import (
+    CheckpointError,
+    build,
+    checksum,
+    read_tensors,
+    save_network,
+    weights_of,
+    write_tensors,
+)
 from mifad_lite.data import FaceData, FaceSet
 from mifad_lite.graph import Replay
 from mifad_lite.model import PRESETS
@@ -46,7 +54,6 @@ from mifad_lite.train import (
     ema_update,
     lr_factor,
     make_optimizer,
-    weights_of,
 )
 
 MINI = {**PRESETS["tiny"].to_dict(), "widths": (2, 2, 4, 4, 4, 4), "channels": 4, "embedding": 8, "dropout": 0.1}
@@ -1306,8 +1313,8 @@ def test_a_run_from_given_weights_resumes_bit_for_bit(data, tmp_path):
 @pytest.mark.parametrize(
     ("arch", "network", "says"),
     [
-        ("mifad", {**MINI, "embedding": 9}, r"has embedding = 9, and this run 8: ask for the same, or start afresh$"),
-        ("resnet18", {"width": 4}, r"is a ResNet18, and this run trains a MIFADNet: ask"),
+        ("mifad", {**MINI, "embedding": 9}, r"has embedding = 9, and not 8: ask for the same, or start afresh$"),
+        ("resnet18", {"width": 4}, r"is a ResNet18, and not a MIFADNet: ask"),
     ],
 )
 def test_another_network_is_no_start(data, arch, network, says, tmp_path):
