@@ -90,6 +90,25 @@ RECORDS = {
         "that, with the mirror image",
         "evaluate --checkpoint runs/resnet/best.safetensors --flip --data fer2013.csv",
     ),
+    "taught_run": (
+        "six more epochs of the best network, with the ResNet-18 as a teacher",
+        "train --profile flagship --start runs/flagship/best.safetensors --teach 0.7 "
+        "--teacher runs/resnet/best.safetensors --epochs 6 --batch 128 --lr 0.001 --no-bf16 --no-graph "
+        "--data fer2013.csv --out runs/taught",
+    ),
+    "between": (
+        "the public test between the best network and the taught one",
+        "interpolate runs/flagship/best.safetensors runs/taught/best.safetensors "
+        "--data fer2013.csv --save runs/between.safetensors",
+    ),
+    "between_evaluation": (
+        "accuracy on both tests of the average that the public test chose",
+        "evaluate --checkpoint runs/between.safetensors --data fer2013.csv",
+    ),
+    "between_evaluation_flip": (
+        "that, with the mirror image",
+        "evaluate --checkpoint runs/between.safetensors --flip --data fer2013.csv",
+    ),
     "paper_run": (
         "the paper's recipe, with a small network and a few epochs",
         "train --profile paper --preset slim --epochs 8 --no-bf16 --data fer2013.csv --out runs/paper",
@@ -353,6 +372,9 @@ def expected(record: dict) -> str:
     if kind == "promise":
         bands = ", ".join(f"{name} {interval(run['band'], 1)}" for name, run in record["runs"].items())
         return f"{path}. Another run of its commands: {bands}."
+    if kind == "interpolate":
+        accuracies = ", ".join(percent(point["public_accuracy"]) for point in record["points"])
+        return f"From the same two networks the same points, give or take a few faces: {accuracies} of the public test."
     if kind in ("evaluate", "inspect"):
         s = record["private"] if kind == "inspect" else record["splits"]["private"]["whole"]
         return (

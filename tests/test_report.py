@@ -146,17 +146,22 @@ def test_the_command_is_the_one_that_made_the_record(name, reproduce, root, monk
     if args.command == "train":
         seen = []
         monkeypatch.setattr(cli, "get_data", lambda source: None)
+        monkeypatch.setattr(cli, "load_network", lambda path: (path, {}))
         nothing = {"best_public_accuracy": 0, "best_epoch": 0}
         monkeypatch.setattr(cli, "fit", lambda data, config, *a, **k: (seen.append(config), nothing))
         args.run(args)
         made, wanted = record["config"], seen[0].to_dict()
         assert within(made, wanted), "another run than the record's"
         assert len(record["epochs"]) <= made["epochs"]
+        assert len(record.get("teachers", [])) == len(args.teacher)
+        assert ("start" in record) == (args.start is not None)
         assert f"cp {args.out}/record.json book/results/{name}.json" in reproduce
     elif args.command == "evaluate":
         assert args.flip == record["flip"]
         assert args.int8 == record.get("int8", False)
         same_network(args.checkpoint, record["network"])
+    elif args.command == "interpolate":
+        assert args.steps == record["steps"]
     elif args.command == "inspect":
         assert max(record["occlusion"]["faces"]) == args.faces
         assert args.show == ("shown" in record)
@@ -188,6 +193,20 @@ def test_the_command_is_the_one_that_made_the_record(name, reproduce, root, monk
         assert args.repeats == record["repeats"]
     elif args.command == "bench" and not args.scaling and not args.graphs:
         assert (args.batch, args.steps, args.repeats) == (record["batch"], record["steps"], record["repeats"])
+
+
+def test_the_average_lies_between_the_start_and_the_end_of_the_taught_run():
+    line, taught = read_record("between"), read_record("taught_run")
+    assert line["ends"][0] == taught["start"]
+    assert line["ends"][1] != taught["start"]
+    first, *_, last = (point["public_accuracy"] for point in line["points"])
+    n = sum(read_record("fer2013")["counts"]["public"])
+    few = 5 / n  # that rounding can turn between two ways of computing
+    assert first == pytest.approx(read_record("flagship_run")["best_public_accuracy"], abs=few)
+    assert last == pytest.approx(taught["best_public_accuracy"], abs=few)
+    for name in ("between_evaluation", "between_evaluation_flip"):
+        made = read_record(name)["network"]
+        assert (made["ends"], made["share"]) == (line["ends"], line["best_share"])
 
 
 def within(made, wanted):
