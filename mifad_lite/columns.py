@@ -32,7 +32,7 @@ class Column(nn.Module):
     ):
         super().__init__()
         if kernel_size % 2 == 0 or kernel_size < 1:
-            raise ValueError(f"kernel size {kernel_size} is not odd: padding k//2 keeps the map's size only for odd k")
+            raise ValueError(f"kernel_size {kernel_size} is not odd: padding k//2 keeps the map's size only for odd k")
         if len(widths) != DEPTH:
             raise ValueError(f"a column has {DEPTH} convolutions but {len(widths)} widths were given: {tuple(widths)}")
         self.pool_after = tuple(pool_after)

@@ -461,6 +461,11 @@ def fit(
                         raise stopped(number, result)
 
                 sums += update(x, labels[index], mix, ramp, keep, check)
+        if not all(t.isfinite().all() for module in (net, average) for t in module.state_dict().values()):
+            raise TrainingStopped(
+                f"epoch {epoch + 1}: the last step left weights that are not finite, though its loss was; lower lr or "
+                f"weight_decay; {kept}"
+            )
         public = team.of_first(
             lambda: accuracy(
                 predict_logits(average, data.public.images, bf16=config.bf16, batch=4096 if kind == "cuda" else 256),

@@ -34,9 +34,9 @@ def test_depths_4_5_6_share_12_by_12(kernel):
 @pytest.mark.parametrize(
     ("kernel", "widths", "says"),
     [
-        (4, (4,) * 6, "kernel size 4 is not odd"),
-        (0, (4,) * 6, "kernel size 0 is not odd"),
-        (-3, (4,) * 6, "kernel size -3 is not odd"),
+        (4, (4,) * 6, "kernel_size 4 is not odd"),
+        (0, (4,) * 6, "kernel_size 0 is not odd"),
+        (-3, (4,) * 6, "kernel_size -3 is not odd"),
         (3, (4,) * 5, "5 widths were given"),
     ],
 )

@@ -8,7 +8,7 @@ import faults
 import numpy as np
 import pytest
 import soak
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, example, given, seed, settings
 from hypothesis import strategies as st
 
 from mifad_lite.records import RESULTS
@@ -39,6 +39,8 @@ PLACES += [(None, name) for name in BASE if name != "compile"]
 
 @settings(max_examples=25, deadline=None)
 @given(place=st.sampled_from(PLACES), value=VALUES)
+@example(place=("network", "kernel_sizes"), value=[2])
+@example(place=(None, "lr"), value=42912)
 def test_a_configuration_is_refused_by_name_or_trains(place, value):
     part, name = place
     changed = {name: value} if part is None else {part: {**BASE[part], name: value}}

@@ -257,7 +257,7 @@ def test_configuration_survives_json(config):
     ("changes", "says"),
     [
         ({"kernel_sizes": ()}, "kernel_sizes is empty"),
-        ({"kernel_sizes": (3, 4)}, "kernel size 4 is not odd"),
+        ({"kernel_sizes": (3, 4)}, "kernel_size 4 is not odd"),
         ({"widths": (4, 4, 4)}, "3 widths were given"),
         ({"widths": ((4,) * 6, (4,) * 6)}, "2 tuples of widths were given for 3 columns"),
         ({"attention": "self"}, "attention 'self' is unknown"),

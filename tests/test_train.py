@@ -1281,6 +1281,15 @@ def test_a_mad_learning_rate_is_stopped(data, tmp_path):
             assert all(t.isfinite().all() for t in load_file(tmp_path / name).values())
 
 
+def test_weights_that_the_last_step_made_infinite_stop_the_run(data, tmp_path):
+    """No further step comes whose loss would tell."""
+    few = replace(data, train=data.train.subset(slice(0, 4)))
+    config = quick(batch=4, epochs=1, lr=1e38, weight_decay=1e6, schedule="constant", ema=0.0)
+    with pytest.raises(TrainingStopped, match="weights that are not finite, though its loss was; lower lr or weight"):
+        fit(few, config, tmp_path / "run")
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
 # --- Another start ----------------------------------------------------------------------------------------------------
 
 
