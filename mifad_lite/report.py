@@ -373,7 +373,8 @@ def expected(record: dict) -> str:
         bands = ", ".join(f"{name} {interval(run['band'], 1)}" for name, run in record["runs"].items())
         return f"{path}. Another run of its commands: {bands}."
     if kind == "interpolate":
-        accuracies = ", ".join(percent(point["public_accuracy"]) for point in record["points"])
+        n = sum(read_record("fer2013")["counts"]["public"])  # six digits of a share can round to another percent
+        accuracies = ", ".join(percent(round(point["public_accuracy"] * n) / n) for point in record["points"])
         return f"From the same two networks the same points, give or take a few faces: {accuracies} of the public test."
     if kind in ("evaluate", "inspect"):
         s = record["private"] if kind == "inspect" else record["splits"]["private"]["whole"]
