@@ -136,6 +136,11 @@ RECORDS = {
         "ablate --profile ablation --epochs 2 --lr 0.01 --no-bf16 --workers 2 "
         "--table margin scale --data fer2013.csv --runs runs/dials",
     ),
+    "ablation_matched": (
+        "three columns against others with as many parameters, with the same budget",
+        "ablate --profile ablation --epochs 2 --lr 0.01 --no-bf16 --workers 2 "
+        "--table matched --data fer2013.csv --runs runs/matched",
+    ),
     "ablation_gpu": (
         "the paper's Table 3 once more, with six times the epochs",
         "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --graph --workers 3 --seeds 2 "
