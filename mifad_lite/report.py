@@ -109,6 +109,30 @@ RECORDS = {
         "that, with the mirror image",
         "evaluate --checkpoint runs/between.safetensors --flip --data fer2013.csv",
     ),
+    "taught_again_run": (
+        "four more epochs of the best network, with the same teacher and another seed",
+        "train --profile flagship --start runs/flagship/best.safetensors --teach 0.7 "
+        "--teacher runs/resnet/best.safetensors --epochs 4 --batch 128 --lr 0.001 --seed 1 --no-bf16 --no-graph "
+        "--data fer2013.csv --out runs/taught_again",
+    ),
+    "between_pupils": (
+        "the public test between the two taught networks",
+        "interpolate runs/taught/best.safetensors runs/taught_again/best.safetensors "
+        "--steps 2 --data fer2013.csv --save runs/pupils.safetensors",
+    ),
+    "between_three": (
+        "the public test between the best network and the average of the two",
+        "interpolate runs/flagship/best.safetensors runs/pupils.safetensors "
+        "--data fer2013.csv --save runs/three.safetensors",
+    ),
+    "three_evaluation": (
+        "accuracy on both tests of the average of three that the public test chose",
+        "evaluate --checkpoint runs/three.safetensors --data fer2013.csv",
+    ),
+    "three_evaluation_flip": (
+        "that, with the mirror image",
+        "evaluate --checkpoint runs/three.safetensors --flip --data fer2013.csv",
+    ),
     "paper_run": (
         "the paper's recipe, with a small network and a few epochs",
         "train --profile paper --preset slim --epochs 8 --no-bf16 --data fer2013.csv --out runs/paper",

@@ -209,6 +209,27 @@ def test_the_average_lies_between_the_start_and_the_end_of_the_taught_run():
         assert (made["ends"], made["share"]) == (line["ends"], line["best_share"])
 
 
+def test_the_average_of_three_has_the_start_and_both_pupils():
+    n = sum(read_record("fer2013")["counts"]["public"])
+    few = 5 / n  # that rounding can turn between two ways of computing
+    start, first, second = (read_record(f"{name}_run") for name in ("flagship", "taught", "taught_again"))
+    pupils, three = read_record("between_pupils"), read_record("between_three")
+    assert second["start"] == first["start"] == three["ends"][0]
+    assert (first["teachers"], first["seed"] == second["seed"]) == (second["teachers"], False)
+    assert pupils["ends"][0] == read_record("between")["ends"][1]
+    assert len({*pupils["ends"], *three["ends"]}) == 4
+
+    def ends(line):
+        return [line["points"][i]["public_accuracy"] for i in (0, -1)]
+
+    best = max(point["public_accuracy"] for point in pupils["points"])
+    assert ends(pupils) == pytest.approx([r["best_public_accuracy"] for r in (first, second)], abs=few)
+    assert ends(three) == pytest.approx([start["best_public_accuracy"], best], abs=few)
+    for name in ("three_evaluation", "three_evaluation_flip"):
+        made = read_record(name)["network"]
+        assert (made["ends"], made["share"]) == (three["ends"], three["best_share"])
+
+
 def within(made, wanted):
     """A record's configuration agrees with today's; it may lack a field that came later."""
     return all(within(v, wanted[k]) if isinstance(v, dict) else wanted[k] == v for k, v in made.items())
