@@ -4,6 +4,7 @@ import re
 import tomllib
 
 import yaml
+from bs4 import BeautifulSoup
 from packaging.requirements import Requirement
 from sphinx.util.matching import Matcher
 
@@ -44,3 +45,15 @@ def test_a_virtual_environment_in_the_folder_is_left_out(root):
     excluded = Matcher(config["exclude_patterns"])
     assert excluded(".venv")
     assert not excluded("book")
+
+
+def test_a_percent_sign_stays_with_its_number(html):
+    """In prose and tables, not in code: what is copied from there has an ordinary space."""
+    page = BeautifulSoup((html / "book/reproduce.html").read_text("utf8"), "html.parser").article
+    code = [c.get_text() for c in page.find_all(["code", "pre"])]
+    assert not any("\N{NO-BREAK SPACE}%" in text for text in code)
+    for part in page.find_all(["code", "pre", "script"]):
+        part.decompose()
+    text = page.get_text()
+    assert len(re.findall(r"\d\N{NO-BREAK SPACE}%", text)) > 20
+    assert not re.search(r"\d %", text)
