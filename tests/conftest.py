@@ -10,6 +10,11 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+# Where pytest-xdist runs several processes they share the cores: a thread that waits must not keep its core busy, in a
+# test or in a notebook's kernel, and a cell gets twice the time. Before torch is imported.
+SHARED = "PYTEST_XDIST_WORKER" in os.environ
+if SHARED:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 matplotlib.use("Agg")  # not through MPLBACKEND: the kernels that nbval starts inherit the environment
 ROOT = Path(__file__).parents[1]
 CHROMIUM_FLAGS = [
@@ -27,6 +32,11 @@ CHROMIUM_FLAGS = [
     "--use-fake-device-for-media-stream",  # a camera that films a moving figure, and is allowed at once
     "--use-fake-ui-for-media-stream",
 ]
+
+
+def pytest_configure(config):
+    if SHARED:
+        config.option.nbval_cell_timeout = max(config.option.nbval_cell_timeout, 240)
 
 
 @pytest.fixture(scope="session")
