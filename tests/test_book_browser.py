@@ -12,7 +12,7 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.support.ui import Select
 
 # Waits for equations and pictures, then says what a reader would see go wrong.
-LOOK = """
+LOOK = r"""
 const done = arguments[arguments.length - 1], width = arguments[0], problems = [], named = new Set();
 (async () => {
   const formulas = document.querySelectorAll(".math").length;
@@ -47,6 +47,17 @@ const done = arguments[arguments.length - 1], width = arguments[0], problems = [
     if (!fine) problems.push(`cut off or sticking out: ${element.localName}: ${what.slice(0, 120)}`);
     named.add(element);
   }
+  for (const pre of document.querySelectorAll("div.highlight-bash pre")) {
+    if (width > 600 && pre.scrollWidth > pre.clientWidth) problems.push("beyond the edge: " + pre.textContent);
+    const texts = document.createTreeWalker(pre, NodeFilter.SHOW_TEXT), word = document.createRange();
+    while (texts.nextNode())
+      for (const found of texts.currentNode.data.matchAll(/\S*[-\/]\S*/g)) {
+        word.setStart(texts.currentNode, found.index);
+        word.setEnd(texts.currentNode, found.index + found[0].length);
+        const lines = new Set([...word.getClientRects()].map(box => Math.round(box.top)));
+        if (lines.size > 1) problems.push("a word of a command broken in two: " + found[0]);
+      }
+  }
   done({ problems, theme: document.documentElement.dataset.theme });
 })().catch(error => done({ problems: ["" + error] }));
 """
@@ -68,14 +79,17 @@ def test_the_look_finds_a_bad_page(browser, tmp_path):
     page = tmp_path / "bad.html"
     page.write_text(
         """<html data-theme="light"><body><article><p class="math">x</p><img src="none.png" alt="none">
+        <div class="highlight-bash"><pre style="white-space: pre-wrap; width: 9ch">train --no-bf16</pre></div>
         <div style="overflow: hidden"><p style="width: 900px">cut</p></div><p style="width: 950px">wide</p></article>
         <script src="https://cdn.example.org/lib.js"></script><script>undefined.Queue</script></body></html>"""
     )
     set_window(browser, 390, 844, "light")
     browser.get(page.as_uri())
     seen = " | ".join(browser.execute_async_script(LOOK, 390)["problems"])
-    for problem in ["1 formulas, 0 drawn", "broken image", "fetched from the network", "scrolls sideways", "cut off"]:
+    problems = ["1 formulas, 0 drawn", "broken image", "fetched from the network", "scrolls sideways", "cut off"]
+    for problem in problems:
         assert problem in seen
+    assert "broken in two: --no-bf16" in seen
     errors = " | ".join(console_errors(browser))
     for error in ["none.png", "lib.js", "Queue"]:
         assert error in errors
