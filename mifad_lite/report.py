@@ -150,6 +150,23 @@ RECORDS = {
         "accuracy of that network on both tests",
         "evaluate --checkpoint runs/paper_cycle/best.safetensors --data fer2013.csv",
     ),
+    "paper_longer_run": (
+        "the paper's recipe once more, with three times the epochs",
+        "train --profile paper --preset slim --epochs 24 --no-bf16 --data fer2013.csv --out runs/paper_longer",
+    ),
+    "paper_longer_evaluation": (
+        "accuracy of that network on both tests",
+        "evaluate --checkpoint runs/paper_longer/best.safetensors --data fer2013.csv",
+    ),
+    "paper_cycle_longer_run": (
+        "the same with one cycle over those epochs",
+        "train --profile paper --preset slim --epochs 24 --schedule one-cycle --no-bf16 --data fer2013.csv "
+        "--out runs/paper_cycle_longer",
+    ),
+    "paper_cycle_longer_evaluation": (
+        "accuracy of that network on both tests",
+        "evaluate --checkpoint runs/paper_cycle_longer/best.safetensors --data fer2013.csv",
+    ),
     "ablation": (
         "the paper's Tables 3 to 6 and two rivals, on FER2013",
         "ablate --profile ablation --epochs 2 --lr 0.01 --no-bf16 --workers 2 "
@@ -179,6 +196,11 @@ RECORDS = {
         "the paper's Tables 5 and 4 with as many epochs, and three seeds",
         "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --workers 2 "
         "--table attention branches --data fer2013.csv --runs runs/ablation_longer",
+    ),
+    "ablation_longer_losses": (
+        "the paper's Table 3 and two rivals, with those epochs and seeds",
+        "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --workers 2 "
+        "--table loss rivals --data fer2013.csv --runs runs/ablation_longer",
     ),
     "ablation_drawn": (
         "the paper's Tables 3 to 6 and ours, on drawn faces",
