@@ -355,7 +355,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    return obey(make_parser().parse_args(argv))
+
+
+def obey(args: argparse.Namespace) -> int:
+    """Do what the command line says; the exit status."""
     try:
         if place()[1] > 1 and args.command != "train":
             raise ValueError("several processes can share a training run and nothing else: start it without torchrun")
@@ -384,10 +388,11 @@ def stop(number: int, frame) -> None:
 
 
 def program() -> int:
-    """`main` as a process of its own: it minds signals, and an output that nobody reads."""
+    """The command line as a process of its own: it minds signals, and an output that nobody reads."""
+    args = make_parser().parse_args()  # until here nothing is begun, and `stop_at_once` hears a signal
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    code = main()
+    code = obey(args)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is done; Python needs a moment to end
     try:
