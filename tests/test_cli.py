@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and that every error is one line and exit code 1."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -415,3 +416,13 @@ def test_as_a_program(root, always_happy, picture):
     failed = program("predict", always_happy, "--checkpoint", always_happy)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == f"mifad_lite predict: {always_happy}: this is not a picture that Pillow can read\n"
+
+
+def test_a_signal_ends_at_once_while_the_command_line_is_read(monkeypatch):
+    """`stop` raises, and nothing catches that before the command is known; until then `stop_at_once` must stay."""
+    changed = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: changed.append(number))
+    monkeypatch.setattr(sys, "argv", ["mifad_lite", "no-such-command"])
+    with pytest.raises(SystemExit):
+        cli.program()
+    assert not changed
