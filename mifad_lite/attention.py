@@ -129,34 +129,32 @@ def rank_one_attention(v: Tensor, values: Tensor) -> Tensor:
 def tabulated_attention(v: Tensor, values: Tensor, knots: int = 16) -> Tensor:
     """softmax_rows(v v^T) @ values, nearly, in O(N * knots): v (B, N), values (B, N, C) -> (B, N, C).
 
-    Row i is a point phi(v_i) of one curve, phi(t) = softmax(t v) @ values. Its slope is the covariance of v and
-    the values under the weights. The curve and its slope are computed at equidistant knots from min v to max v of
-    each sample, and a cubic Hermite polynomial joins the two knots beside each v_i. `tabulation_error_bound` says
-    how far off that can be. Computes in float32, or float64 where an input is, and returns values' dtype.
+    The two factors of `tabulation`, times the values. `tabulation_error_bound` says how far off that can be.
+    Computes in float32, or float64 where an input is, and returns values' dtype.
     Differentiable once, in both arguments. Raises ValueError for fewer than 2 knots.
     """
     kind = _table_dtype(v, values, knots)
     with torch.autocast(v.device.type, enabled=False):
-        t, f = v.to(kind), values.to(kind)
-        low, high = t.amin(1, keepdim=True), t.amax(1, keepdim=True)  # (B, 1)
-        h = ((high - low) / (knots - 1)).clamp_min(torch.finfo(kind).eps)  # where all v are equal: knots beyond them
-        grid = low + h * torch.arange(knots, device=v.device)  # (B, K)
-        weights = torch.softmax(grid[:, :, None] * t[:, None, :], dim=-1)  # (B, K, N)
-        centred = t[:, None, :] - weights @ t[:, :, None]  # (B, K, N): v minus its mean under the weights
-        table = torch.cat([weights, h[:, :, None] * weights * centred], dim=1) @ f  # (B, 2K, C): phi, then h phi'
-        place = (t - low) / h  # (B, N) from 0 to K - 1
-        left = place.detach().long().clamp(0, knots - 2)
-        s = place - left  # (B, N) from 0 to 1
-        hermite = [(1 + 2 * s) * (1 - s) ** 2, s**2 * (3 - 2 * s), s * (1 - s) ** 2, s**2 * (s - 1)]
-        index = torch.stack([left, left + 1, left + knots, left + knots + 1], dim=-1)  # (B, N, 4), rows of the table
-        index += 2 * knots * torch.arange(len(v), device=v.device)[:, None, None]
-        rows = F.embedding_bag(  # four rows of the table, weighed and added, without a copy of them for each place
-            index.flatten(0, 1),
-            table.flatten(0, 1),
-            mode="sum",
-            per_sample_weights=torch.stack(hermite, dim=-1).flatten(0, 1),
-        )
-    return rows.view_as(values).to(values.dtype)
+        basis, rows = tabulation(v.to(kind), knots)
+        return (basis @ (rows @ values.to(kind))).to(values.dtype)
+
+
+def tabulation(v: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+    """v (B, N) -> (B, N, 2 knots) and (B, 2 knots, N), whose product is nearly softmax_rows(v v^T).
+
+    Row i is a point of one curve, w(t) = softmax(t v) at t = v_i. Its slope is w(t) times (v - its mean under w(t)).
+    The second factor holds the curve and its slope at equidistant knots from min v to max v of each sample; the first
+    holds the cubic Hermite polynomials that join the two knots beside each v_i. It is 0 at all other knots.
+    """
+    low, high = v.amin(1, keepdim=True), v.amax(1, keepdim=True)  # (B, 1)
+    h = ((high - low) / (knots - 1)).clamp_min(torch.finfo(v.dtype).eps)  # where all v are equal: knots beyond them
+    k = torch.arange(knots, device=v.device)
+    weights = torch.softmax((low + h * k)[:, :, None] * v[:, None, :], dim=-1)  # (B, K, N)
+    centred = v[:, None, :] - (weights * v[:, None, :]).sum(-1, keepdim=True)  # v minus its mean under the weights
+    away = ((v - low) / h)[:, :, None] - k  # (B, N, K): the steps from each knot to v_i
+    near = (1 - away.abs()).clamp_min(0)
+    basis = torch.cat([near * near * (3 - 2 * near), near * near * away], dim=-1)
+    return basis, torch.cat([weights, h[:, :, None] * weights * centred], dim=1)
 
 
 def tabulation_error_bound(v: Tensor, values: Tensor, knots: int) -> Tensor:

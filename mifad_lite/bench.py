@@ -182,17 +182,18 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
         runners |= {f"{name}, 8 bits": accelerate(runners[name], faces.images[:256]) for name in ("lite", "wide")}
     for name, net in runners.items():
         bf16 = not isinstance(net, FastMIFAD)
-        many = fastest(lambda n=net, b=bf16: predict_logits(n, faces.images[:512], bf16=b, batch=64), repeats)
+
+        def answer(at_once: int, n=net, b=bf16) -> Tensor:
+            return predict_logits(n, faces.images[:512], bf16=b, batch=64, at_once=at_once)
+
+        many = fastest(lambda run=answer: run(1), repeats)
         one = fastest(lambda net=net: predict_logits(net, faces.images[:1]), 10 * repeats)
         parameters = sum(p.numel() for p in runners[name.removesuffix(", 8 bits")].parameters())
-        inference.append(
-            {
-                "name": name,
-                "parameters": parameters,
-                "images_per_second": round(min(512, len(faces)) / many, 1),
-                "one_face_milliseconds": round(1e3 * one, 2),
-            }
-        )
+        row = {"name": name, "parameters": parameters, "images_per_second": round(min(512, len(faces)) / many, 1)}
+        if device == "cpu":
+            beside = fastest(lambda run=answer: run(torch.get_num_threads()), repeats)
+            row["images_per_second_at_once"] = round(min(512, len(faces)) / beside, 1)
+        inference.append({**row, "one_face_milliseconds": round(1e3 * one, 2)})
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     record = {
         "kind": "bench",
@@ -220,7 +221,9 @@ def bench(batch: int = 128, steps: int = 6, repeats: int = 3, log: Callable[[str
         log(f"  {name:22}{ratio:9.2f}")
     log("inference, batch 64 in bfloat16; one face in float32; or both on 8-bit integers")
     for row in inference:
-        log(f"  {row['name']:22}{row['images_per_second']:9.1f} images/s{row['one_face_milliseconds']:9.2f} ms a face")
+        beside = f"{row['images_per_second_at_once']:9.1f} with a batch a thread" if device == "cpu" else ""
+        rates = f"{row['images_per_second']:9.1f} images/s{beside}"
+        log(f"  {row['name']:22}{rates}{row['one_face_milliseconds']:9.2f} ms a face")
     log("spatial attention, forwards and backwards, batch 64, 144 positions, 48 channels")
     for row in record["spatial_attention"]:
         log(f"  {row['name']:32}{row['milliseconds']:8.2f} ms")

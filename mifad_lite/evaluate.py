@@ -2,6 +2,7 @@
 
 import base64
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -13,22 +14,36 @@ from .data import CLASSES, FaceSet
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
-@torch.inference_mode()
 def predict_logits(
-    net: nn.Module, images: Tensor, *, flip: bool = False, bf16: bool = False, batch: int = 256
+    net: nn.Module, images: Tensor, *, flip: bool = False, bf16: bool = False, batch: int = 256, at_once: int = 1
 ) -> Tensor:
-    """uint8 (N, 1, 48, 48) -> logits (N, classes), float32 on the CPU. `flip` averages with the mirror image."""
+    """uint8 (N, 1, 48, 48) -> logits (N, classes), float32 on the CPU. `flip` averages with the mirror image.
+
+    at_once: batches that a CPU computes side by side, each with its share of torch's threads. Threads that work on
+    batches of their own need not wait for each other after each layer ("inference" in book/results/bench.json).
+    """
     net.eval()
     device = next(net.parameters()).device
-    rows = []
-    for chunk in images.split(batch):
+
+    @torch.inference_mode()  # holds for the thread that calls
+    def predict(chunk: Tensor) -> Tensor:
         x = to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = net(x).float()
             if flip:
                 logits = (logits + net(x.flip(3)).float()) / 2
-        rows.append(logits.cpu())
-    return torch.cat(rows)
+        return logits.cpu()
+
+    chunks = images.split(batch)
+    if at_once == 1:
+        return torch.cat([predict(chunk) for chunk in chunks])
+    threads = torch.get_num_threads()
+    share = max(1, threads // at_once)
+    try:
+        with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+            return torch.cat(list(pool.map(predict, chunks)))
+    finally:
+        torch.set_num_threads(threads)  # for threads that start later
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

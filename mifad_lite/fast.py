@@ -6,7 +6,8 @@
 Folding is exact: W' = W gamma / sigma, b' = beta - mu gamma / sigma. Eight bits are not. A tensor x is stored as
 integers q with x = (q - zero) scale, a kernel with one scale for each output channel, and a convolution sums products
 of integers (Jacob et al., CVPR 2018). What both buy stands in book/results/bench.json, what they cost in accuracy in
-book/results/cpu_evaluation_int8.json. Attention and the projection stay in bfloat16, the head in float32.
+book/results/cpu_evaluation_int8.json. Attention and the projection stay in bfloat16, its small vectors and the head in
+float32. Spatial attention goes by the table of `attention.tabulation`, whose error is as small as bfloat16's.
 """
 
 import copy
@@ -17,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .attention import AttentionModule, tabulation
 from .columns import DEPTH, FUSED_DEPTHS
 from .model import MIFADNet
 
 MIDDLE = 128  # the integer that stands for 0 where values have both signs
+KNOTS = 16  # of the table in spatial attention
 
 
 def fold(net: MIFADNet) -> MIFADNet:
@@ -106,13 +109,37 @@ class IntegerColumn:
         return maps
 
 
+class FastAttention:
+    """Channel, then spatial attention without gradients, on rows of places: (B, H, W, C) bfloat16 -> the same."""
+
+    def __init__(self, attention: AttentionModule):
+        attention = copy.deepcopy(attention)
+        self.channel = attention.channel and attention.channel.bfloat16()
+        self.spatial = attention.spatial and attention.spatial.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1, 2)  # (B, HW, C)
+        if self.channel is not None:
+            v = self.channel.vector(x.permute(0, 3, 1, 2)).float()  # (B, C)
+            weights = self.channel.alpha * torch.softmax(v[:, :, None] * v[:, None, :], dim=-1)
+            flat = torch.baddbmm(flat, flat, weights.to(flat.dtype).transpose(1, 2))
+        if self.spatial is not None:
+            wide = flat.float()  # the largest of a row of bfloat16 takes three times as long
+            pooled = torch.stack([wide.mean(-1), wide.amax(-1)], dim=1).unflatten(2, x.shape[1:3])
+            v = self.spatial.norm(self.spatial.act(self.spatial.conv(pooled))).flatten(1)  # (B, HW)
+            basis, rows = (factor.to(flat.dtype) for factor in tabulation(v, KNOTS))
+            flat = torch.addcmul(flat, basis @ (rows @ flat), self.spatial.beta.to(flat.dtype))
+        return flat.view_as(x)
+
+
 class IntegerFusion:
     """A folded fusion: alignment and gate on integers, attention and projection in bfloat16."""
 
     def __init__(self, fusion: nn.Module, maps: list[Tensor], scales: list[float]):
         """maps: K calibration maps (n, C_k, H, W), float32.  scales: what one step of each uint8 map is worth."""
         aligned = [align(f) for align, f in zip(fusion.align, maps, strict=True)]
-        self.scale = reach(torch.cat(aligned, dim=1)) / 127
+        step = torch.tensor(reach(torch.cat(aligned, dim=1)) / 127).bfloat16()  # so MIDDLE * step is exact in bfloat16
+        self.scale, self.shift = step.item(), -MIDDLE * step
         both = (self.scale, MIDDLE)  # one scale for all columns, since their maps are concatenated
         self.align = []
         for align, f, scale in zip(fusion.align, maps, scales, strict=True):
@@ -123,21 +150,24 @@ class IntegerFusion:
             self.align.append(IntegerConv(weight, bias, (scale, 0), both))
         self.merge = IntegerConv(fusion.merge.weight, fusion.merge.bias, both, None)
         self.kind = fusion.fusion
-        self.attention = copy.deepcopy(fusion.attention).bfloat16()
-        self.project = copy.deepcopy(fusion.project).to(torch.bfloat16, memory_format=torch.channels_last)
+        self.attention = FastAttention(fusion.attention)
+        weight = fusion.project.weight.flatten(1).bfloat16()  # (C, (K + 1) C), or (C, 2 C) where maps are not spliced
+        self.project = [part.t().contiguous() for part in weight.split(len(weight), dim=1)]
+        self.bias = fusion.project.bias.bfloat16()
 
     def __call__(self, maps: list[Tensor]) -> Tensor:
-        q = torch.cat([align(f) for align, f in zip(self.align, maps, strict=True)], dim=1)  # (B, K C, H, W) uint8
-        gate = self.merge(q).sigmoid_()
-        f = q.to(torch.bfloat16).sub_(MIDDLE).mul_(self.scale).unflatten(1, (len(maps), -1))  # (B, K, C, H, W)
-        recalibrated = f * gate[:, None]
-        if self.kind == "concat":
-            spliced = recalibrated.flatten(1, 2)
-        else:
-            spliced = reduce(torch.add if self.kind == "add" else torch.mul, recalibrated.unbind(1))
-        # f.sum(1) is slower; and the plain formula is the fastest where nothing is kept for gradients
-        attended, _ = self.attention(reduce(torch.add, f.unbind(1)), return_maps=True)
-        return torch.relu_(self.project(torch.cat([spliced, attended], dim=1)))
+        aligned = [align(f) for align, f in zip(self.align, maps, strict=True)]  # each (B, C, H, W) uint8
+        gate = self.merge(torch.cat(aligned, dim=1)).sigmoid_().permute(0, 2, 3, 1)
+        # (q - MIDDLE) scale, in one pass: each (B, H, W, C) bfloat16
+        f = [torch.add(self.shift, q, alpha=self.scale).permute(0, 2, 3, 1) for q in aligned]
+        parts = [x * gate for x in f]
+        if self.kind != "concat":
+            parts = [reduce(torch.add if self.kind == "add" else torch.mul, parts)]
+        parts.append(self.attention(reduce(torch.add, f)))
+        out = self.bias.repeat(gate[..., 0].numel(), 1)  # (B H W, C)
+        for part, weight in zip(parts, self.project, strict=True):  # added up one by one: no concatenation
+            out.addmm_(part.flatten(0, 2), weight)
+        return torch.relu_(out).view_as(gate).permute(0, 3, 1, 2)
 
 
 class FastMIFAD(nn.Module):

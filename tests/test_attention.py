@@ -6,11 +6,12 @@ import torch
 from formulas import array, batch_norm, conv2d, scramble, softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import CubicHermiteSpline
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mifad_lite import AttentionModule, ChannelAttention, SpatialAttention
-from mifad_lite.attention import rank_one_attention, tabulated_attention, tabulation_error_bound
+from mifad_lite.attention import rank_one_attention, tabulated_attention, tabulation, tabulation_error_bound
 
 
 def features(*shape, dtype=torch.float64, seed=1):
@@ -247,6 +248,25 @@ def test_the_bound_rests_on_the_fourth_derivative(seed, positions, reach, t):
     v, f = reach * torch.rand(2, positions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     largest = 384 * tabulation_error_bound(v[None], f[None, :, None], 2) / (v.max() - v.min()) ** 4
     assert fourth_derivative(t, v, f).abs() <= largest[0]
+
+
+@pytest.mark.parametrize("knots", [2, 5, 16])
+def test_the_two_factors_of_a_table(knots):
+    """Between two knots the cubic of SciPy; elsewhere nothing. At the smallest and the largest v the rows are exact."""
+    v = features(2, 40)
+    basis, rows = tabulation(v, knots)
+    assert (basis != 0).sum(-1).max() <= 4
+    assert torch.allclose(basis[..., :knots].sum(-1), torch.ones(2, 40).double()), "a constant curve stays one"
+    exact, found = plain_in_numpy(v, torch.eye(40).double().expand(2, -1, -1)), array(basis @ rows)
+    for one, x, b, r in zip(found, array(v), exact, array(rows), strict=True):
+        grid = np.linspace(x.min(), x.max(), knots)
+        curve = np.exp(grid[:, None] * x)
+        curve /= curve.sum(1, keepdims=True)
+        slope = curve * (x - (curve * x).sum(1, keepdims=True))
+        np.testing.assert_allclose(r, np.concatenate([curve, (grid[1] - grid[0]) * slope]), atol=1e-12)
+        np.testing.assert_allclose(one, CubicHermiteSpline(grid, curve, slope)(x), atol=1e-12)
+        for end in (x.argmin(), x.argmax()):
+            np.testing.assert_allclose(one[end], b[end], atol=1e-12)
 
 
 def test_the_bound_is_within_two_of_the_worst_error():

@@ -1,5 +1,8 @@
 """Evaluation: Wilson's interval by two independent ways, counts by plain loops, logits that depend on no batch size."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -161,6 +164,40 @@ def test_logits_do_not_depend_on_the_batch_size(batch):
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     np.testing.assert_allclose(array(logits), net.formula(images), rtol=1e-5, atol=1e-5)
+
+
+def test_batches_side_by_side_give_the_same_rows_and_leave_the_threads_as_they_are():
+    """Two batches are under way at a time, each with half of four threads; later threads have all four again."""
+    net, images, seen = Linear(), pictures(20), []
+    together = threading.Barrier(2, timeout=60)
+
+    def look(module, given):
+        together.wait()
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+
+    net.register_forward_pre_hook(look)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        logits = predict_logits(net, images, batch=5, at_once=2)
+        assert torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert len(seen) == 4
+    assert {threads for _, threads in seen} == {2}
+    assert len({who for who, _ in seen} - {threading.get_ident()}) == 2
+    np.testing.assert_allclose(array(logits), net.formula(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_that_fails_side_by_side_is_heard():
+    net = Linear()
+    net.register_forward_pre_hook(lambda module, given: 1 / 0)
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        predict_logits(net, pictures(4), batch=2, at_once=2)
+    assert torch.get_num_threads() == before
 
 
 def test_flip_averages_with_the_mirror_image():

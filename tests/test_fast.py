@@ -1,5 +1,7 @@
 """The 8-bit network against the network it was made of, and its parts against float64."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mifad_lite import PRESETS, MIFADConfig, MIFADNet, ResNet18, ResNetConfig, accelerate, checkpoint, load_network
+from mifad_lite.attention import AttentionModule
 from mifad_lite.evaluate import predict_logits
-from mifad_lite.fast import IntegerConv, fold, max_pool
+from mifad_lite.fast import FastAttention, IntegerConv, fold, max_pool
 from mifad_lite.synthetic import synthetic_faces
 
 SMALL = {"widths": (4, 6, 8, 8, 10, 12), "channels": 8, "embedding": 16}
@@ -93,6 +96,24 @@ def test_max_pool_equals_torchs_on_floats(batch, channels, height, width, seed):
     q = torch.randint(0, 256, (batch, channels, height, width), generator=generator, dtype=torch.uint8)
     for x in (q, q.contiguous(memory_format=torch.channels_last)):
         assert torch.equal(max_pool(x).float(), F.max_pool2d(x.float(), 2))
+
+
+@pytest.mark.parametrize("kind", AttentionModule.KINDS)
+def test_attention_without_gradients_equals_that_with_them(kind):
+    torch.manual_seed(0)
+    module = AttentionModule(12, kind).eval()
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if name.endswith(("alpha", "beta")):
+                p.fill_(-0.7)
+    x = torch.randn(3, 12, 7, 9).bfloat16()
+    wanted = copy.deepcopy(module).double()(x.double())
+    found = FastAttention(module)(x.permute(0, 2, 3, 1).contiguous())
+    assert found.dtype == torch.bfloat16
+    off = (found.permute(0, 3, 1, 2).double() - wanted).square().mean().sqrt()
+    assert off < 2**-7 * wanted.square().mean().sqrt(), "a few roundings to eight bits of mantissa"
+    if kind != "none":
+        assert (x - wanted).square().mean().sqrt() > 20 * off
 
 
 @pytest.mark.parametrize(
