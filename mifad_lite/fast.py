@@ -7,7 +7,8 @@ Folding is exact: W' = W gamma / sigma, b' = beta - mu gamma / sigma. Eight bits
 integers q with x = (q - zero) scale, a kernel with one scale for each output channel, and a convolution sums products
 of integers (Jacob et al., CVPR 2018). What both buy stands in book/results/bench.json, what they cost in accuracy in
 book/results/cpu_evaluation_int8.json. Attention and the projection stay in bfloat16, its small vectors and the head in
-float32. Spatial attention goes by the table of `attention.tabulation`, whose error is as small as bfloat16's.
+float32. Spatial attention goes by the table of `attention.tabulation`, whose error is as small as bfloat16's, but
+for a few faces.
 """
 
 import copy
@@ -24,6 +25,7 @@ from .model import MIFADNet
 
 MIDDLE = 128  # the integer that stands for 0 where values have both signs
 KNOTS = 16  # of the table in spatial attention
+FEW = 8  # faces, for which calls cost more than arithmetic: they take the plain formula, which has fewer calls
 
 
 def fold(net: MIFADNet) -> MIFADNet:
@@ -127,8 +129,12 @@ class FastAttention:
             wide = flat.float()  # the largest of a row of bfloat16 takes three times as long
             pooled = torch.stack([wide.mean(-1), wide.amax(-1)], dim=1).unflatten(2, x.shape[1:3])
             v = self.spatial.norm(self.spatial.act(self.spatial.conv(pooled))).flatten(1)  # (B, HW)
-            basis, rows = (factor.to(flat.dtype) for factor in tabulation(v, KNOTS))
-            flat = torch.addcmul(flat, basis @ (rows @ flat), self.spatial.beta.to(flat.dtype))
+            if len(x) < FEW:
+                mixed = torch.softmax(v[:, :, None] * v[:, None, :], dim=-1).to(flat.dtype) @ flat
+            else:
+                basis, rows = (factor.to(flat.dtype) for factor in tabulation(v, KNOTS))
+                mixed = basis @ (rows @ flat)
+            flat = torch.addcmul(flat, mixed, self.spatial.beta.to(flat.dtype))
         return flat.view_as(x)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mifad_lite import PRESETS, MIFADConfig, MIFADNet, ResNet18, ResNetConfig, accelerate, checkpoint, load_network
 from mifad_lite.attention import AttentionModule
 from mifad_lite.evaluate import predict_logits
-from mifad_lite.fast import FastAttention, IntegerConv, fold, max_pool
+from mifad_lite.fast import FEW, FastAttention, IntegerConv, fold, max_pool
 from mifad_lite.synthetic import synthetic_faces
 
 SMALL = {"widths": (4, 6, 8, 8, 10, 12), "channels": 8, "embedding": 16}
@@ -98,15 +98,16 @@ def test_max_pool_equals_torchs_on_floats(batch, channels, height, width, seed):
         assert torch.equal(max_pool(x).float(), F.max_pool2d(x.float(), 2))
 
 
+@pytest.mark.parametrize("faces", [FEW - 1, FEW])
 @pytest.mark.parametrize("kind", AttentionModule.KINDS)
-def test_attention_without_gradients_equals_that_with_them(kind):
+def test_attention_without_gradients_equals_that_with_them(kind, faces):
     torch.manual_seed(0)
     module = AttentionModule(12, kind).eval()
     with torch.no_grad():
         for name, p in module.named_parameters():
             if name.endswith(("alpha", "beta")):
                 p.fill_(-0.7)
-    x = torch.randn(3, 12, 7, 9).bfloat16()
+    x = torch.randn(faces, 12, 7, 9).bfloat16()
     wanted = copy.deepcopy(module).double()(x.double())
     found = FastAttention(module)(x.permute(0, 2, 3, 1).contiguous())
     assert found.dtype == torch.bfloat16
