@@ -247,7 +247,7 @@ def fourth_derivative(t, v, f):
 def test_the_bound_rests_on_the_fourth_derivative(seed, positions, reach, t):
     v, f = reach * torch.rand(2, positions, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     largest = 384 * tabulation_error_bound(v[None], f[None, :, None], 2) / (v.max() - v.min()) ** 4
-    assert fourth_derivative(t, v, f).abs() <= largest[0]
+    assert fourth_derivative(t, v, f).abs() <= largest[0] + 1e-13  # of rounding, where all v are nearly equal
 
 
 @pytest.mark.parametrize("knots", [2, 5, 16])
