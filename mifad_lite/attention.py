@@ -29,7 +29,9 @@ class ChannelAttention(nn.Module):
 
     def vector(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> v (B, C)."""
-        pooled = F.adaptive_avg_pool2d(x, 1) + F.adaptive_max_pool2d(x, 1)  # (B, C, 1, 1)
+        # The mean over rows of places hands its gradient back in the layout of x; adaptive_avg_pool2d does not.
+        mean = x.flatten(2).transpose(1, 2).mean(1)
+        pooled = mean[:, :, None, None] + F.adaptive_max_pool2d(x, 1)  # (B, C, 1, 1)
         return self.norm(self.act(self.conv(pooled))).flatten(1)
 
     def forward(self, x: Tensor, return_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
@@ -61,8 +63,9 @@ class SpatialAttention(nn.Module):
 
     def vector(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> v (B, HW), one number per position in row-major order."""
-        pooled = torch.stack([x.mean(1), x.max(1).values], dim=1)  # (B, 2, H, W)
-        return self.norm(self.act(self.conv(pooled))).flatten(1)
+        places = x.flatten(2).transpose(1, 2)  # (B, HW, C): gradients come back in this layout, which is x's
+        pooled = torch.stack([places.mean(-1), places.max(-1).values], dim=1)  # (B, 2, HW)
+        return self.norm(self.act(self.conv(pooled.unflatten(2, x.shape[2:])))).flatten(1)
 
     def forward(self, x: Tensor, return_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """(B, C, H, W) -> (B, C, H, W), and with `return_map` also A_s (B, HW, HW), whose rows sum to 1."""
@@ -89,22 +92,24 @@ class RowBlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, v: Tensor, values: Tensor) -> Tensor:
-        ctx.save_for_backward(v, values)
         blocks = v.split(ROWS, dim=1)
-        return torch.cat([torch.softmax(r[:, :, None] * v[:, None, :], dim=-1) @ values for r in blocks], dim=1)
+        out = torch.cat([torch.softmax(r[:, :, None] @ v[:, None, :], dim=-1) @ values for r in blocks], dim=1)
+        ctx.save_for_backward(v, values, out)
+        return out
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        v, values = ctx.saved_tensors
+        v, values, out = ctx.saved_tensors
         grad = grad.to(values.dtype)  # under autocast the forward products are bfloat16, whatever came in
+        mean = (grad * out).sum(-1, keepdim=True)  # of a row's grad_a under its weights: out is a @ values
         grad_v, grad_values = torch.zeros_like(v), torch.zeros_like(values)
         start = 0
         for g in grad.split(ROWS, dim=1):  # (B, R, C)
             rows = slice(start, start + g.shape[1])
-            a = torch.softmax(v[:, rows, None] * v[:, None, :], dim=-1)  # (B, R, N)
+            a = torch.softmax(v[:, rows, None] @ v[:, None, :], dim=-1)  # (B, R, N)
             grad_values.baddbmm_(a.transpose(1, 2), g)
             grad_a = g @ values.transpose(1, 2)
-            grad_logits = a * (grad_a - (grad_a * a).sum(-1, keepdim=True))  # (B, R, N)
+            grad_logits = grad_a.sub_(mean[:, rows]).mul_(a)  # (B, R, N)
             grad_v[:, rows] += (grad_logits @ v[:, :, None])[..., 0]  # the logits are v_i v_j: v_i as the row ...
             grad_v += (v[:, None, rows] @ grad_logits)[:, 0]  # ... and v_j as the column
             start += g.shape[1]
