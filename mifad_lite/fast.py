@@ -25,7 +25,7 @@ from .model import MIFADNet
 
 MIDDLE = 128  # the integer that stands for 0 where values have both signs
 KNOTS = 16  # of the table in spatial attention
-FEW = 8  # faces, for which calls cost more than arithmetic: they take the plain formula, which has fewer calls
+FEW = 8  # faces, for which calls cost more than arithmetic: they take the way with fewer calls
 
 
 def fold(net: MIFADNet) -> MIFADNet:
@@ -115,14 +115,16 @@ class FastAttention:
     """Channel, then spatial attention without gradients, on rows of places: (B, H, W, C) bfloat16 -> the same."""
 
     def __init__(self, attention: AttentionModule):
-        attention = copy.deepcopy(attention)
-        self.channel = attention.channel and attention.channel.bfloat16()
-        self.spatial = attention.spatial and attention.spatial.float()
+        attention = copy.deepcopy(attention).float()
+        self.channel, self.spatial = attention.channel, attention.spatial
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = x.flatten(1, 2)  # (B, HW, C)
         if self.channel is not None:
-            v = self.channel.vector(x.permute(0, 3, 1, 2)).float()  # (B, C)
+            c, y = self.channel, x.permute(0, 3, 1, 2)
+            pooled = (F.adaptive_avg_pool2d(y, 1) + F.adaptive_max_pool2d(y, 1)).float().flatten(1)
+            v = F.linear(pooled, c.conv.weight.flatten(1), c.conv.bias)  # faster than a convolution of one place
+            v = c.norm(c.act(v)[:, :, None, None]).flatten(1)  # (B, C)
             weights = self.channel.alpha * torch.softmax(v[:, :, None] * v[:, None, :], dim=-1)
             flat = torch.baddbmm(flat, flat, weights.to(flat.dtype).transpose(1, 2))
         if self.spatial is not None:
@@ -157,8 +159,8 @@ class IntegerFusion:
         self.merge = IntegerConv(fusion.merge.weight, fusion.merge.bias, both, None)
         self.kind = fusion.fusion
         self.attention = FastAttention(fusion.attention)
-        weight = fusion.project.weight.flatten(1).bfloat16()  # (C, (K + 1) C), or (C, 2 C) where maps are not spliced
-        self.project = [part.t().contiguous() for part in weight.split(len(weight), dim=1)]
+        # ((K + 1) C, C), or (2 C, C) where maps are not spliced
+        self.project = fusion.project.weight.flatten(1).t().contiguous().bfloat16()
         self.bias = fusion.project.bias.bfloat16()
 
     def __call__(self, maps: list[Tensor]) -> Tensor:
@@ -170,9 +172,12 @@ class IntegerFusion:
         if self.kind != "concat":
             parts = [reduce(torch.add if self.kind == "add" else torch.mul, parts)]
         parts.append(self.attention(reduce(torch.add, f)))
-        out = self.bias.repeat(gate[..., 0].numel(), 1)  # (B H W, C)
-        for part, weight in zip(parts, self.project, strict=True):  # added up one by one: no concatenation
-            out.addmm_(part.flatten(0, 2), weight)
+        if len(gate) < FEW:
+            out = torch.addmm(self.bias, torch.cat(parts, dim=-1).flatten(0, 2), self.project)  # (B H W, C)
+        else:
+            out = self.bias.repeat(gate[..., 0].numel(), 1)
+            for part, weight in zip(parts, self.project.split(gate.shape[-1]), strict=True):
+                out.addmm_(part.flatten(0, 2), weight)  # added up one by one: no concatenation
         return torch.relu_(out).view_as(gate).permute(0, 3, 1, 2)
 
 
