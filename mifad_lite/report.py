@@ -207,6 +207,11 @@ RECORDS = {
         "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --workers 2 "
         "--table fusion scale --data fer2013.csv --runs runs/ablation_longer",
     ),
+    "ablation_longer_matched": (
+        "three columns against others with as many parameters, with those epochs and seeds",
+        "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --workers 2 "
+        "--table matched --data fer2013.csv --runs runs/ablation_longer",
+    ),
     "ablation_drawn": (
         "the paper's Tables 3 to 6 and ours, on drawn faces",
         "ablate --profile cpu --preset tiny --epochs 5 --batch 64 --lr 0.008 --workers 2 "
