@@ -200,9 +200,13 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
     return result
 
 
+# What the summary of an arm takes from each run as it stands there.
+KEPT = ("best_epoch", "public_by_epoch", "seconds", "alpha", "beta")
+
+
 def is_run_of(kept, splits: dict[str, FaceSet]) -> bool:
     """Whether a file holds what `run` writes, with a digit for each image."""
-    keys = {"parameters", "predicted", "config", "best_epoch", "seconds", "alpha", "beta", "commit", "device"}
+    keys = {"parameters", "predicted", "config", "commit", "device", *KEPT}
     if not isinstance(kept, dict) or not keys <= kept.keys() or not isinstance(kept["predicted"], dict):
         return False
     texts = [(str(kept["predicted"].get(name)), faces) for name, faces in splits.items()]
@@ -361,6 +365,8 @@ def ablate(
     twin = data.private.twin
     twin_free = None if twin is None or not twin.any() else ~twin.numpy()
 
+    classes = base.network["classes"]
+
     def summary(name: str, found: list[dict]) -> dict:
         accuracy = {
             "public": [float(hits_of(r, "public", data.public.labels).mean()) for r in found],
@@ -373,8 +379,9 @@ def ablate(
             "changes": changes(found[0]["config"], base.to_dict()),
             "accuracy": accuracy,
             "mean": {part: float(np.mean(values)) for part, values in accuracy.items()},
-            **{key: [r[key] for r in found] for key in ("best_epoch", "seconds", "alpha", "beta", "commit")},
+            **{key: [r[key] for r in found] for key in (*KEPT, "commit")},
             "private_hits": [pack_hits(h) for h in private[name]],
+            "private_answers": [[r["predicted"]["private"].count(str(c)) for c in range(classes)] for r in found],
         }
 
     spread = luck(np.stack([h.mean(1) for h in private.values()]))

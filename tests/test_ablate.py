@@ -248,6 +248,11 @@ def test_the_record_follows_from_the_runs(grid, data):
         public = np.array([[int(d) for d in run["predicted"]["public"]] for run in runs])
         assert accuracy["public"] == pytest.approx((public == data.public.labels.numpy()).mean(1).tolist())
         assert accuracy["public"] == pytest.approx([max(run["public_by_epoch"]) for run in runs], abs=1e-6)
+        assert summary["public_by_epoch"] == [run["public_by_epoch"] for run in runs]
+        assert [len(epochs) for epochs in summary["public_by_epoch"]] == [record["epochs"]] * 2
+        answers = [np.bincount(row, minlength=7).tolist() for row in digits]
+        assert summary["private_answers"] == answers
+        assert sum(answers[0]) == 21
     for table, content in record["tables"].items():
         reference = hits[content["arms"][content["reference"]]]
         assert set(content["minus_reference"]) == set(content["arms"]) - {content["reference"]}
