@@ -26,7 +26,7 @@ from mifad_lite.evaluate import predict_logits
 from mifad_lite.records import provenance, read_record, write_record
 from mifad_lite.train import PROFILES, TrainConfig, fit
 
-MARGINS = (0.1, 0.2, 0.3, 0.5)
+MARGINS = (0.0, 0.1, 0.2, 0.3, 0.5)
 BINS = 36  # of 5 degrees each
 CONFIG = replace(PROFILES["ablation"], epochs=12, batch=512, lr=0.01, seed=0)
 
