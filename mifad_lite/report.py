@@ -212,6 +212,15 @@ RECORDS = {
         "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --workers 2 "
         "--table matched --data fer2013.csv --runs runs/ablation_longer",
     ),
+    "ablation_longer_margin": (
+        "the margin of the loss, with those epochs and seeds",
+        "ablate --profile ablation --epochs 12 --batch 512 --lr 0.01 --workers 2 "
+        "--table margin --data fer2013.csv --runs runs/ablation_longer",
+    ),
+    "far_side": (
+        "the angles, epoch by epoch, while a large margin falls apart",
+        "tests/far_side.py --data fer2013.csv --runs runs/far_side",
+    ),
     "ablation_drawn": (
         "the paper's Tables 3 to 6 and ours, on drawn faces",
         "ablate --profile cpu --preset tiny --epochs 5 --batch 64 --lr 0.008 --workers 2 "
@@ -448,6 +457,8 @@ def expected(record: dict) -> str:
             f"Private test: {s['hits']:,} hits of {s['n']:,}, give or take the few faces that rounding can turn. "
             f"On other faces of the same kind: {interval(s['wilson_95'])} (95 %, Wilson)."
         )
+    if kind == "far side":
+        return f"{path}. One seed for each margin, so how far another one moves the angles was not measured."
     if kind == "ablation" and len(record["seeds"]) == 1:
         return f"{path}. One seed, so how far another one moves an arm was not measured."
     if kind == "ablation":
