@@ -55,7 +55,10 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
     """Train with one margin and look at the averaged network after each epoch: -> a record, also written to a file."""
     file, unfinished = folder / f"m{config.margin:g}.json", folder / f"m{config.margin:g}.unfinished"
     if file.exists():
-        return read_record(file)
+        kept = read_record(file)
+        if (kept["config"], kept["data"]["sha256"]) != (config.to_dict(), data.sha256):
+            raise ValueError(f"{file}: this run has other data or settings; remove it or name another folder")
+        return kept
     shutil.rmtree(unfinished, ignore_errors=True)  # the looks of a run that was cut are lost
     looks = []
 
@@ -66,7 +69,8 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
         looks.append(look(net, data.public))
         log(f"m = {config.margin:g}: {line}")
 
-    _, trained = fit(data, config, unfinished, log=after_epoch, progress=False)
+    # On a GPU the state would not be written after every epoch.
+    _, trained = fit(data, config, unfinished, device="cpu", log=after_epoch, progress=False)
     told = ("epoch", "loss", "train_accuracy", "public_accuracy")
     epochs = [{k: e[k] for k in told} | seen for e, seen in zip(trained["epochs"], looks, strict=True)]
     record = {k: trained[k] for k in ("commit", "data", "device", "versions", "date", "config", "seed", "seconds")}
@@ -89,8 +93,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = make_parser().parse_args()
     torch.set_num_threads(1)  # as the runs of the ablation, whose numbers depend on it
-    data = get_data(args.data)
-    runs = {f"{m:g}": run(data, replace(CONFIG, margin=m), args.runs) for m in args.margins}
+    try:
+        data = get_data(args.data)
+        runs = {f"{m:g}": run(data, replace(CONFIG, margin=m), args.runs) for m in args.margins}
+    except ValueError as problem:
+        sys.exit(str(problem))
     first = next(iter(runs.values()))
     record = {
         "kind": "far side",

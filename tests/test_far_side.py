@@ -58,6 +58,10 @@ def test_a_run_looks_after_each_epoch_and_is_kept(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m0.3.json"]
     assert read_record(tmp_path / "m0.3.json") == record == far_side.run(data, CONFIG, tmp_path, lines.append)
     assert len(lines) == 2  # not trained again
+    with pytest.raises(ValueError, match=r"m0\.3\.json: this run has other data or settings"):
+        far_side.run(data, replace(CONFIG, lr=1e-3), tmp_path)
+    with pytest.raises(ValueError, match="other data"):
+        far_side.run(synthetic_data(49, public=28, private=7), CONFIG, tmp_path)
 
 
 def test_what_a_cut_run_left_is_made_anew(tmp_path):
