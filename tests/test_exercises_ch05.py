@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mifad_lite import InteractiveFusion
+from mifad_lite import AttentionModule, InteractiveFusion
 
 
 def stub(*args): ...
@@ -87,13 +87,17 @@ class Gates(nn.Module):
     def __init__(self, widths, c):
         super().__init__()
         self.merges = nn.ModuleList(nn.Conv2d(sum(widths), c, 3, padding=1) for _ in widths)
-        self.mix = nn.Conv2d(len(widths) * c, c, 1)
+        self.attention, self.mix = AttentionModule(c), nn.Conv2d((len(widths) + 1) * c, c, 1)
 
     def gates(self, maps):
         return [torch.sigmoid(merge(torch.cat(maps, 1))) for merge in self.merges]
 
     def forward(self, maps):
-        return self.mix(torch.cat([g * f for g, f in zip(self.gates(maps), maps, strict=True)], 1))
+        return self.join(maps, self.gates(maps))
+
+    def join(self, maps, gates):
+        r = [g * f for g, f in zip(gates, maps, strict=True)]
+        return self.mix(torch.cat([*r, self.attention(sum(maps))], 1))
 
 
 class Shared(Gates):
@@ -113,7 +117,23 @@ class Open(Gates):
 
 class Ignored(Gates):
     def forward(self, maps):
-        return self.mix(torch.cat(maps, 1))
+        return self.join(maps, [1, 1, 1])
+
+
+class FirstGate(Gates):
+    def forward(self, maps):
+        return self.join(maps, self.gates(maps)[:1] * 3)
+
+
+class Backwards(Gates):
+    def forward(self, maps):
+        return self.join(maps, self.gates(maps)[::-1])
+
+
+class Alone(Gates):
+    def forward(self, maps):
+        r = [g * f for g, f in zip(self.gates(maps), maps, strict=True)]
+        return self.mix(torch.cat([*r, torch.zeros_like(maps[0])], 1))
 
 
 class Untouched(Gates):
@@ -179,6 +199,9 @@ CASES = {
             "hears its own column alone": Deaf,
             "the sigmoid is missing": Open,
             "forward does not use the gates": Ignored,
+            "with gate 0 alone open, columns 1 and 2": FirstGate,
+            "column 0 does not come through": Backwards,
+            "the attended sum of the maps is lost": Alone,
         },
     },
 }

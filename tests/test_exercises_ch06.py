@@ -220,13 +220,19 @@ CASES = {
         },
     },
     "ex-balance": {
-        "right": [config((7, 10, 17)), config((7, 10, 16))],
+        "right": [
+            config((7, 10, 17)),
+            config((7, 10, 16)),
+            config((5, 7, 12), pool_after=(3, 5)),
+            config((7, 10, 16), pool_after=(2, 4)),
+        ],
         "stub": ...,
         "wrong": {
             "have the same widths": m.PRESETS["tiny"],
             "must be the narrow one": config((16, 11, 8)),
             "1.2 is allowed": config((8, 11, 12)),
             "30 million is the least": config((4, 6, 10)),
+            "do 20.4 million": config((7, 10, 16), pool_after=(1, 2, 4)),
             "is the budget": config((7, 10, 17), channels=48),
             "the kernels are": config((8, 11), kernel_sizes=(7, 5)),
             "not tuple": ((8, 16), (11, 22)),

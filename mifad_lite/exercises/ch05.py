@@ -112,10 +112,23 @@ def column_gates(answer):
     require(not torch.allclose(changed[0], gates[0]), "a gate hears its own column alone: each has to read all")
     block.eval()
 
-    def out(*values):
+    def out(maps, *values):
         block.gates = lambda maps: [torch.full_like(maps[0], v) for v in values]
         return call(block, maps)
 
-    first, second = out(1.0, 0.0, 0.0), out(0.0, 1.0, 0.0)
+    first, second = out(maps, 1.0, 0.0, 0.0), out(maps, 0.0, 1.0, 0.0)
     require(first.shape == maps[0].shape, f"the block returns {tuple(first.shape)}, not the shape of one map")
     require(not torch.allclose(first, second), "forward does not use the gates: column k meets gate k of gates(maps)")
+    for k in range(3):  # only gate k is open, so of the other columns nothing but the sum of all may count
+        i, j = (other for other in range(3) if other != k)
+        only = [float(column == k) for column in range(3)]
+
+        def moves(up, down, only=only):
+            moved = list(maps)
+            moved[up], moved[down] = maps[up] + 1, maps[down] - 1  # the sum stays
+            return not torch.allclose(out(moved, *only), out(maps, *only), atol=1e-4)
+
+        require(moves(k, i), f"with gate {k} alone open, column {k} does not come through: is the order right?")
+        require(not moves(i, j), f"with gate {k} alone open, columns {i} and {j} come through: column k meets gate k")
+    shut = [out([f * by for f in maps], 0.0, 0.0, 0.0) for by in (1, 2)]
+    require(not torch.allclose(*shut), "the attended sum of the maps is lost: only the gates change, not the rest")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..columns import DEPTH
 from ..model import PRESETS, MIFADConfig, MIFADNet
 from . import call, exercise, require
 
@@ -131,8 +132,8 @@ def fold(answer):
 
 
 def column_work(config: MIFADConfig) -> list[int]:
-    """Multiply-adds of the convolutions of each column for one face."""
-    sides = (48, 24, 24, 12, 12, 12)
+    """Multiply-adds of the convolutions of each column for one face, with the sides that `config.pool_after` gives."""
+    sides = [48 >> sum(pool < depth for pool in config.pool_after) for depth in range(1, DEPTH + 1)]
     kernels = config.kernel_sizes
     return [
         sum(k * k * a * b * side**2 for a, b, side in zip((1, *widths), widths, sides, strict=False))
