@@ -34,6 +34,10 @@ def faces(gap, q):
     return (Z * math.sqrt(q) + POWER * math.sqrt(q - gap * gap)) ** 2 / gap**2
 
 
+def rounded_faces(gap, q):
+    return ((1.96 * math.sqrt(q) + 0.84 * math.sqrt(q - gap**2)) / gap) ** 2  # the formula as it stands in the chapter
+
+
 def step_down(p, running=True):
     """Holm by the definition: the smallest level at which the stepwise rule still reaches this test."""
     order, out, largest = np.argsort(p), [0.0] * len(p), 0.0
@@ -49,6 +53,11 @@ def wide(a, b, spread, images=None, runs=None, join=np.hypot):
     images = d.std() / np.sqrt(len(d)) if images is None else images(a, b)
     half = Z * join(images, spread * np.sqrt(2 / len(a)) if runs is None else runs(spread, len(a)))
     return d.mean() - half, d.mean() + half
+
+
+def sample_spread(a, b):
+    d = a.mean(0) - b.mean(0)
+    return d.std(ddof=1) / np.sqrt(len(d))
 
 
 def unpaired(a, b):
@@ -92,7 +101,7 @@ CASES = {
         },
     },
     "ex-paired-faces": {
-        "right": [faces, lambda gap, q: math.ceil(faces(gap, q))],
+        "right": [faces, lambda gap, q: math.ceil(faces(gap, q)), rounded_faces],
         "stub": lambda gap, q: ...,
         "wrong": {
             "power's z is missing": lambda gap, q: Z * Z * q / gap**2,
@@ -112,7 +121,7 @@ CASES = {
         },
     },
     "ex-two-lucks": {
-        "right": [wide],
+        "right": [wide, lambda a, b, spread: wide(a, b, spread, images=sample_spread)],
         "stub": lambda a, b, spread: ...,
         "wrong": {
             "add their squares": lambda a, b, spread: wide(a, b, spread, join=np.add),

@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+import pytest
 from scipy import integrate, stats
 
+from mifad_lite import exercises
 from mifad_lite.records import read_record
 
 
@@ -60,7 +62,11 @@ CASES = {
         },
     },
     "ex-ledger": {
-        "right": [ROW],
+        "right": [
+            ROW,
+            ROW | {"ours": f"{TENTH:.3f} of the faces"},
+            ROW | {"value": 30, "ours": "all of its 30 epochs"},
+        ],
         "stub": ...,
         "wrong": {
             "has no verdict": {key: ROW[key] for key in ROW if key != "verdict"},
@@ -71,3 +77,9 @@ CASES = {
         },
     },
 }
+
+
+@pytest.mark.parametrize("ours", ["after 10 epochs we saw what we saw", "0.6 of them", "70 % of 3,589", "1 in 2"])
+def test_other_numbers_do_not_pass_for_the_one_of_the_record(ours, capsys):
+    assert not exercises.check("ex-ledger", ROW | {"ours": ours})
+    assert "does not show the number" in capsys.readouterr().out

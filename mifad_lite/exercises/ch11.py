@@ -45,7 +45,7 @@ def paired_faces(answer):
         right = ((z * math.sqrt(q) + power * math.sqrt(q - gap**2)) / gap) ** 2
 
         def close(value, n=n):
-            return abs(n - value) < max(1.5, 1e-3 * value)
+            return abs(n - value) < max(1.5, 2e-3 * value)  # 1.96 and 0.84 are right, too
 
         require(not close(z * z * q / gap**2), "with so many faces the chance is a half only: the power's z is missing")
         require(not close(right / 1e4), "the gap is a share: 1 point is 0.01")
@@ -88,7 +88,7 @@ def two_lucks(answer):
         require(abs((low + high) / 2 - d.mean()) < 1e-9, "the middle is not the mean difference, first minus second")
 
         def half(value, found=(high - low) / 2):
-            return abs(found / z - value) < 1e-3 * value
+            return abs(found / z - value) < 3e-3 * value  # the variance over N or N - 1 faces
 
         if half(math.hypot(images, starts)):
             continue

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
@@ -55,6 +56,17 @@ def winner(answer):
             raise Mistake(f"for p {p}, n {n}, k {k} the best is {right:.4f} on average")
 
 
+def shows(text: str, value: float) -> bool:
+    """Whether a number in a sentence is the value, or its percentage, rounded to what is written there.
+
+    One digit alone could be anything, so it counts for the whole number that it is, and for nothing else.
+    """
+    if float(text) == value:
+        return True
+    digits, significant = len(text.partition(".")[2]), len(text.replace(".", "").lstrip("-0"))
+    return significant > 1 and text in {f"{factor * value:.{digits}f}" for factor in (1, 100)}
+
+
 @exercise("ex-ledger")
 def ledger(answer):
     require(isinstance(answer, dict), "a row is a dictionary")
@@ -70,5 +82,5 @@ def ledger(answer):
     json.loads(json.dumps(record), parse_float=keep, parse_int=keep)
     value = answer["value"]
     require(value in numbers, f"{value} does not stand in the record: a ledger takes its numbers from records")
-    shown = {f"{factor * value:.{digits}f}" for factor in (1, 100) for digits in range(5)} | {f"{value:,}", str(value)}
-    require(any(text in answer["ours"] for text in shown), "your sentence does not show the number (or its percentage)")
+    texts = re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", str(answer["ours"])))
+    require(any(shows(text, value) for text in texts), "your sentence does not show the number (or its percentage)")
