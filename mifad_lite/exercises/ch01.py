@@ -27,6 +27,12 @@ def _always(answer):
         require(not _close(mean, accuracy), "the class mean is the accuracy again: average over classes, not images")
         require(not _close(mean, 1 / 7), "the mean runs over seven classes, although only three occur in the labels")
         require(_close(mean, 1 / 3), f"the class mean is {mean:.3f}: one class of three is all right, two all wrong")
+    accuracy, mean = (float(v) for v in call(answer, labels, 5))
+    require(
+        not _close(mean, 1 / 3), "an answer that does not occur in the labels makes no class right: its class mean is 0"
+    )
+    zero = _close(accuracy, 0) and _close(mean, 0)
+    require(zero, f"where no label is the answer both are 0, you give {accuracy:.3f} and {mean:.3f}")
 
 
 @exercise("ex-row-rates")
