@@ -1,6 +1,7 @@
 """Chapter 3: right answers, stubs and classic mistakes for its exercises. test_exercises.py runs them."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -51,15 +52,45 @@ def rows(v):
     return torch.softmax(torch.outer(v, v), 1)
 
 
-def without(net, depths=(0, 1, 2), beta=False, copied=True, bias=False):
-    net = copy.deepcopy(net) if copied else net
+def without(net, depths=(0, 1, 2), beta=False, merge=False, conv=False):
+    net = copy.deepcopy(net)
     for i in depths:
         net.fusions[i].attention.channel.alpha.data.zero_()
         if beta:
             net.fusions[i].attention.spatial.beta.data.zero_()
-        if bias:
+        if merge:
+            net.fusions[i].merge.weight.data.zero_()
+        if conv:
             net.fusions[i].attention.channel.conv.weight.data.zero_()
     return net
+
+
+def replaced(net, what, copied=True):
+    silent = copy.deepcopy(net)
+    for fusion in (silent if copied else net).fusions:
+        fusion.attention.channel = what
+    return silent
+
+
+def rebuilt(net):
+    """Another network, of the kind that never had a channel attention, with the weights of `net`, in training mode."""
+    other = m.MIFADNet(dataclasses.replace(net.config, attention="spatial"))
+    other.load_state_dict(net.state_dict(), strict=False)
+    return other
+
+
+def hooked(net):
+    silent = copy.deepcopy(net)
+    for fusion in silent.fusions:
+        fusion.attention.channel.register_forward_hook(lambda block, args, out: args[0])
+    return silent
+
+
+def no_attention(net):
+    silent = copy.deepcopy(net)
+    for fusion in silent.fusions:
+        fusion.attention = None
+    return silent
 
 
 CASES = {
@@ -138,14 +169,23 @@ CASES = {
         },
     },
     "ex-channel-off": {
-        "right": [without],
+        "right": [
+            without,
+            lambda net: replaced(net, None),
+            lambda net: replaced(net, torch.nn.Identity()),
+            lambda net: without(net, conv=True),
+            rebuilt,
+            hooked,
+        ],
         "stub": lambda net: ...,
         "wrong": {
-            "the network that you were given": lambda net: without(net, copied=False),
-            "three depths count": lambda net: without(net, depths=(0,)),
+            "the network that you were given": lambda net: replaced(net, None, copied=False),
+            "three depths count: there is attention left at depth 5, 6": lambda net: without(net, depths=(0,)),
+            "three depths count: there is attention left at depth 4": lambda net: without(net, depths=(1, 2)),
             "spatial attention (beta) as well": lambda net: without(net, beta=True),
-            "as they were": copy.deepcopy,
-            "other tensors changed": lambda net: without(net, bias=True),
+            "answers as it did": copy.deepcopy,
+            "something else changed": lambda net: without(net, merge=True),
+            "stops with TypeError": no_attention,
             "network, not ndarray": lambda net: np.zeros(3),
         },
     },

@@ -8,7 +8,7 @@ import torch
 
 from ..attention import ChannelAttention
 from ..model import PRESETS, MIFADNet
-from . import call, exercise, require
+from . import Mistake, call, exercise, require
 
 RNG = np.random.default_rng(3)
 V = RNG.normal(size=(2, 5))  # attention vectors of two faces
@@ -132,24 +132,55 @@ def twin(answer):
     require(near(got, kernel / np.outer(root, root)), "divide exp(v_i v_j) by sqrt(row sum i) and sqrt(row sum j)")
 
 
+def silenced(net: MIFADNet, depths=(0, 1, 2), beta: bool = False) -> MIFADNet:
+    """A copy with alpha = 0 in the fusions `depths`, and with beta = 0 everywhere if `beta`."""
+    net = copy.deepcopy(net)
+    for i, fusion in enumerate(net.fusions):
+        if i in depths:
+            torch.nn.init.zeros_(fusion.attention.channel.alpha)
+        if beta:
+            torch.nn.init.zeros_(fusion.attention.spatial.beta)
+    return net
+
+
 @exercise("ex-channel-off")
 def off(answer):
     torch.manual_seed(0)
     net = MIFADNet(PRESETS["tiny"]).eval()
+    faces = torch.rand(8, 1, 48, 48)
     with torch.no_grad():
         for fusion in net.fusions:
             fusion.attention.channel.alpha.fill_(0.7)
             fusion.attention.spatial.beta.fill_(0.3)
-    before = copy.deepcopy(net.state_dict())
+
+    @torch.no_grad()
+    def logits(network):
+        return network.eval()(faces)
+
+    before, wanted = copy.deepcopy(net), logits(silenced(net))
     got = call(answer, net)
     require(isinstance(got, torch.nn.Module), f"return a network, not {type(got).__name__}")
-    same = all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    require(got is not net and same, "you changed the network that you were given: work on copy.deepcopy(net)")
-    alphas = [fusion.attention.channel.alpha.item() for fusion in got.fusions]
-    require(any(abs(a - 0.7) > 1e-3 for a in alphas), "the alphas of the channel attention are as they were")
-    require(not any(alphas), f"all three depths count: the alphas are {[round(a, 2) for a in alphas]}")
-    betas = [fusion.attention.spatial.beta.item() for fusion in got.fusions]
-    require(all(betas), "you switched off the spatial attention (beta) as well: which one mattered?")
-    state = got.state_dict()
-    changed = [n for n in before if not n.endswith("channel.alpha") and not torch.equal(state[n], before[n])]
-    require(not changed, f"besides the alphas, {len(changed)} other tensors changed, such as {changed[:1]}")
+    state = net.state_dict()
+    same = state.keys() == before.state_dict().keys() and all(
+        torch.equal(value, state[name]) for name, value in before.state_dict().items()
+    )
+    require(
+        got is not net and same and torch.equal(logits(net), logits(before)),
+        "you changed the network that you were given: work on copy.deepcopy(net)",
+    )
+    try:
+        given = logits(got)
+    except Exception as error:
+        raise Mistake(f"the network that you return stops with {type(error).__name__}: {error}") from error
+
+    def like(other):
+        return near(given, array(other), 1e-4)
+
+    require(not like(logits(before)), "the network answers as it did: its channel attention still does something")
+    for depths in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2)):
+        left = ", ".join(str(4 + i) for i in range(3) if i not in depths)
+        some = like(logits(silenced(net, depths)))
+        require(not some, f"all three depths count: there is attention left at depth {left}")
+    both = like(logits(silenced(net, beta=True)))
+    require(not both, "you switched off the spatial attention (beta) as well: which one mattered?")
+    require(like(wanted), "its answers are not those of the given network with alpha = 0: something else changed")
