@@ -12,6 +12,13 @@ def wilson(h, n):
     return found.low, found.high
 
 
+def rounded(h, n, z=1.96):
+    p = h / n
+    centre = p + z**2 / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+
+
 def textbook(h, n, z=1.959963984540054):
     half = z * math.sqrt(h / n * (1 - h / n) / n)
     return h / n - half, h / n + half
@@ -39,10 +46,10 @@ calls = iter(range(10_000))
 
 CASES = {
     "ex-wilson": {
-        "right": [wilson],
+        "right": [wilson, rounded],
         "stub": lambda h, n: ...,
         "wrong": {
-            "textbook interval": textbook,
+            "textbook interval": lambda h, n: textbook(h, n, z=1.96),
             "ends are swapped": lambda h, n: wilson(h, n)[::-1],
             "do not solve": lambda h, n: stats.beta.interval(0.95, h + 1, n - h + 1),
         },

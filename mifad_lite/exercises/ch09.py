@@ -15,9 +15,10 @@ def wilson(answer):
         require(len(found) == 2, "return two numbers, the lower and the upper end")
         low, high = found
         p, plain = h / n, z * math.sqrt(h / n * (1 - h / n) / n)
-        # Wilson's ends solve (p - x)^2 = z^2 x (1 - x) / n.
-        right = all(abs((p - x) ** 2 - z * z * x * (1 - x) / n) < 1e-9 for x in (low, high)) and low <= p <= high
-        if not right and abs(low - (p - plain)) + abs(high - (p + plain)) < 1e-6:
+        # Wilson's ends solve (p - x)^2 = z^2 x (1 - x) / n. The tolerance lets z = 1.96 pass, and not 1.95 or 2.
+        squares = [((p - x) ** 2, z * z * x * (1 - x) / n) for x in (low, high)]
+        right = all(abs(a - b) < 1e-9 + 1e-3 * abs(b) for a, b in squares) and low <= p <= high
+        if not right and abs(low - (p - plain)) + abs(high - (p + plain)) < 1e-4:
             raise Mistake("this is the textbook interval p +- z sqrt(p(1-p)/n), not Wilson's: at 0 hits its width is 0")
         require(right or low <= high, "the ends are swapped: return the lower one first")
         require(right, f"for {h} hits of {n} the ends do not solve (p - x)^2 = z^2 x(1-x)/n")
