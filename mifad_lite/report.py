@@ -368,9 +368,9 @@ def beyond() -> dict[str, str]:
     def gigabytes(images: int, size: int) -> str:
         return f"{images * size / 1e9:.2f} GB"
 
+    faces = {"FER2013, training": sum(fer), "AffectNet, eight classes": n, "AffectNet, all": 10**6}
     memory = [
-        (name, f"{images:,}", gigabytes(images, 48**2), gigabytes(images, 3 * 224**2))
-        for name, images in (("FER2013, training", sum(fer)), ("AffectNet, labelled", n), ("AffectNet, all", 10**6))
+        (name, f"{images:,}", gigabytes(images, 48**2), gigabytes(images, 3 * 224**2)) for name, images in faces.items()
     ]
     measured = [("lite", 48, speed["lite"]), ("base", 48, speed["base"]), ("lite", 96, sides[96])]
     hours = [(f"{name}, {side} x {side}", f"{r:.0f}", f"{n / r / 3600:.1f}") for name, side, r in measured]
