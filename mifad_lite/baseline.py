@@ -11,7 +11,10 @@ from .model import MIFADConfig, is_size
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """width: channels of the first stage (64 in ResNet-18). The other fields mean what they mean in `MIFADConfig`."""
+    """width: channels of the first stage (64 in ResNet-18). The other fields mean what they mean in `MIFADConfig`.
+
+    The head can only be "linear". Raises ValueError for another one, and for sizes that no layer can have.
+    """
 
     width: int = 64
     classes: int = 7
@@ -21,6 +24,8 @@ class ResNetConfig:
         for name in ("width", "classes"):
             if not is_size(value := getattr(self, name)):
                 raise ValueError(f"{name} is {value!r}, and must be a whole number of at least 1, at most a million")
+        if self.head != "linear":
+            raise ValueError(f"head {self.head!r} is unknown: a ResNet-18 has a linear one")
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -27,7 +27,7 @@ from .data import FaceData
 from .distributed import guard, join
 from .evaluate import accuracy, predict_logits
 from .graph import Replay
-from .losses import AngularDistanceLoss, CenterLoss, IslandLoss
+from .losses import AngularDistanceLoss, CenterLoss, CosineClassifier, IslandLoss
 from .model import PRESETS, MIFADConfig, check_numbers
 from .records import provenance, read_record, sweep, write_record
 
@@ -42,8 +42,8 @@ class TrainConfig:
     """One run, whole.
 
     arch, network: a name and a configuration as in `checkpoint.build`.
-    loss: "angular", "softmax", "center" or "island"; margin (radians) is for the first, aux_weight (lambda) for the
-        last two.  ramp: part of the run over which the margin rises from 0.
+    loss: "angular" (for arch "mifad" with a cosine head alone), "softmax", "center" or "island"; margin (radians) is
+        for the first, aux_weight (lambda) for the last two.  ramp: part of the run over which the margin rises from 0.
     optimizer: "adamw", "adam" or "sgd" (Nesterov).  schedule: "one-cycle", "cosine" or "constant".
     warmup: part of a one-cycle run that rises.  ema: horizon of the weight average as a part of the run, 0 for none.
     smoothing: part of each target that is spread over all classes.  mixup: alpha of mixup (Zhang et al., ICLR 2018), 0
@@ -96,6 +96,8 @@ class TrainConfig:
         check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0), teach=(0.0, 1.0))
         if not isinstance(self.network, dict):
             raise ValueError(f"network is {self.network!r}, and must be a dict, as MIFADConfig(...).to_dict() makes it")
+        if self.loss == "angular" and self.arch != "mifad":
+            raise ValueError(f"the angular loss needs cosines, which arch {self.arch!r} lacks: set loss to 'softmax'")
         if self.loss == "angular" and self.network.get("head") != "cosine":
             raise ValueError("the angular loss needs cosines: set the network's head to 'cosine'")
         if self.mixup and self.loss in ("center", "island"):
@@ -238,7 +240,7 @@ def make_optimizer(
     """
     decay, keep = [], []
     for name, p in net.named_parameters():
-        cosine_head = name == "head.weight" and config.network.get("head") == "cosine"
+        cosine_head = name == "head.weight" and isinstance(net.head, CosineClassifier)
         (decay if p.ndim > 1 and not cosine_head else keep).append(p)
     groups = [
         {"params": decay, "weight_decay": config.weight_decay},

@@ -105,3 +105,9 @@ def test_bad_sizes_are_named(changes):
     (name, value), *_ = changes.items()
     with pytest.raises(ValueError, match=f"{name} is {value}, and must be a whole number of at least 1"):
         ResNetConfig(**changes)
+
+
+@pytest.mark.parametrize("head", ["cosine", "nonsense", None])
+def test_a_resnet_has_no_other_head(head):
+    with pytest.raises(ValueError, match=f"head {head!r} is unknown: a ResNet-18 has a linear one"):
+        ResNetConfig(head=head)

@@ -263,6 +263,14 @@ def test_what_decays(optimizer, head):
     assert ("aux.centers" in decay) == (head == "linear")
 
 
+def test_what_decays_follows_the_head_that_is_there():
+    """The columns alone have a linear head, whatever their configuration says of one."""
+    config = quick(arch="columns", network={**MINI, "head": "cosine"}, loss="softmax")
+    net = build(config.arch, config.network)
+    decay, _ = make_optimizer(config, net, Objective(config, 8, 7)).param_groups
+    assert any(p is net.head.weight for p in decay["params"])
+
+
 @pytest.mark.parametrize("loss", ["angular", "softmax"])
 def test_smoothed_and_mixed_targets_equal_one_cross_entropy_against_their_blend(loss):
     """In float64: the loss is linear in the target, but the margin goes to the label that a term is about."""
@@ -515,7 +523,9 @@ def test_a_configuration_survives_json(name):
         ({"schedule": "step"}, "schedule 'step' is unknown"),
         ({"epochs": 0}, "epochs = 0 must be a whole number from 1 to"),
         ({"batch": 1}, "batch = 1 must be a whole number from 2 to"),
-        ({"network": LINEAR}, "the angular loss needs cosines"),
+        ({"network": LINEAR}, "the angular loss needs cosines: set the network's head to 'cosine'"),
+        ({"arch": "columns"}, "the angular loss needs cosines, which arch 'columns' lacks: set loss to 'softmax'"),
+        ({"arch": "resnet18", "network": {"width": 4, "head": "cosine"}}, "which arch 'resnet18' lacks"),
         ({"epochs": "3"}, "epochs = '3' must be a whole number"),
         ({"epochs": True}, "epochs = True must be a whole number"),
         ({"batch": 2.0}, "batch = 2.0 must be a whole number"),
