@@ -43,7 +43,9 @@ class Augmentation:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 (B, 1, H, W) -> float32 in [0, 1]."""
+    """uint8 (B, 1, H, W) -> float32 in [0, 1]. Raises ValueError for floats, which are taken to be there already."""
+    if images.is_floating_point():
+        raise ValueError(f"{images.dtype} images are not divided by 255 again: give uint8, from 0 to 255")
     return images.float() / 255
 
 
@@ -54,13 +56,15 @@ def augment(
 
     The result is (B, 1, H, W), or (B, 1, crop, crop) where `strength.crop` is set. share: the part of the batch to
     compute, the same as that part of the whole result, since the numbers of all images are drawn. Raises ValueError
-    where the crop is larger than the image.
+    where the crop is larger than the image, and for floats.
     """
     x = to_float(images[share])
     batch, _, height, width = x.shape
     if strength.crop > min(height, width):
         raise ValueError(f"crop = {strength.crop} is larger than the image, {height} x {width} pixels")
     size = (strength.crop, strength.crop) if strength.crop else (height, width)
+    if not len(images):
+        return x.new_empty(0, 1, *size)
 
     def draw(*shape: int) -> Tensor:  # in [0, 1), for each image
         return torch.rand((len(images), *shape), generator=generator, device=x.device)[share]
@@ -79,7 +83,8 @@ def augment(
         part = torch.tensor([size[1] / width, size[0] / height], device=x.device)  # of the image that the window sees
         move = (2 * strength.shift + 1 - part) * uniform(2)  # grid coordinates span 2
         cos, sin = zoom * angle.cos(), zoom * angle.sin()
-        matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], dim=1).view(batch, 2, 3)
+        tall = height / width  # each side spans 2 in the grid, whatever its pixels: undone, or a rotation would shear
+        matrix = torch.stack([cos, -sin * tall, move[:, 0], sin / tall, cos, move[:, 1]], dim=1).view(batch, 2, 3)
         matrix[:, :, :2] *= part
         grid = F.affine_grid(matrix, [batch, 1, *size], align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from mifad_lite import Augmentation, augment
+from mifad_lite.augment import to_float
 
 OFF = Augmentation.none()
 STRONG = Augmentation(flip=0.5, rotate=20, scale=0.2, shift=0.1, brightness=0.3, contrast=0.5, erase=0.5, crop=40)
@@ -243,3 +244,40 @@ def test_erase_happens_with_its_probability(p):
     levels = torch.full((n, 1, 48, 48), 102, dtype=torch.uint8)
     erased = (augment(levels, replace(OFF, erase=p), generator()) != levels / 255).flatten(1).any(1)
     assert abs(erased.float().mean().item() - p) < 4 * (p * (1 - p) / n) ** 0.5
+
+
+# --- other images -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crop", [0, 24])
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (60, 30)])
+def test_an_image_that_is_not_square_is_rotated_not_sheared(height, width, crop):
+    """From ramps we read where each pixel was sampled from; a rotation keeps lengths and right angles."""
+    strength = replace(OFF, rotate=25, crop=crop)
+    ramps = torch.arange(height)[:, None] * 4, torch.arange(width)[None, :] * 4
+    rows, cols = (
+        array(augment(ramp.to(torch.uint8).expand(9, 1, height, width), strength, generator()))[:, 0] * 255 / 4
+        for ramp in ramps
+    )
+    place = np.stack([*np.mgrid[: rows.shape[1], : rows.shape[2]], np.ones(rows.shape[1:])], axis=2)
+    angles = []
+    for row, col in zip(rows, cols, strict=True):
+        inside = (row > 0.1) & (row < height - 1.1) & (col > 0.1) & (col < width - 1.1)
+        solution, *_ = np.linalg.lstsq(place[inside], np.stack([row[inside], col[inside]], 1), rcond=None)
+        np.testing.assert_allclose(solution[:2] @ solution[:2].T, np.eye(2), atol=1e-3)
+        angles.append(np.degrees(np.arctan2(solution[0, 1], solution[0, 0])))
+    draws = torch.rand(9, generator=generator()).numpy() * 2 - 1
+    np.testing.assert_allclose(np.abs(angles), 25 * np.abs(draws), atol=0.1)
+
+
+@pytest.mark.parametrize(("strength", "side"), [(OFF, 48), (Augmentation(), 48), (STRONG, 40)])
+def test_no_images_give_none(strength, side):
+    out = augment(noise(1)[:0], strength, generator())
+    assert out.shape == (0, 1, side, side)
+    assert out.dtype == torch.float32
+
+
+@pytest.mark.parametrize("call", [to_float, lambda x: augment(x, OFF), lambda x: augment(x, Augmentation())])
+def test_floats_are_not_divided_again(call):
+    with pytest.raises(ValueError, match="torch.float32 images are not divided by 255 again: give uint8"):
+        call(noise(2).float() / 255)
