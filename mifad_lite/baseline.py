@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .columns import Column
-from .model import MIFADConfig, is_size
+from .model import MIFADConfig, MIFADNet, is_size
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:
-        return self.blocks(self.stem((x - 0.5) * 4)).mean((2, 3))  # (B, 8w, 6, 6) -> (B, 8w)
+        return self.blocks(self.stem(MIFADNet.normalise(x))).mean((2, 3))  # (B, 8w, 6, 6) -> (B, 8w)
 
     def classify(self, embedding: Tensor) -> Tensor:
         return self.head(embedding)
@@ -100,7 +100,7 @@ class ColumnsNet(nn.Module):
         self.head = nn.Linear(sum(w[-1] for w in widths), config.classes)
 
     def features(self, x: Tensor) -> Tensor:
-        x = (x - 0.5) * 4
+        x = MIFADNet.normalise(x)
         return torch.cat([column(x)[-1].mean((2, 3)) for column in self.columns], dim=1)  # (B, sum of last widths)
 
     def classify(self, embedding: Tensor) -> Tensor:

@@ -126,7 +126,12 @@ class MIFADNet(nn.Module):
 
     @staticmethod
     def normalise(x: Tensor) -> Tensor:
-        """[0, 1] -> mean 0 and standard deviation 1, nearly: FER2013 has 0.51 and 0.25."""
+        """[0, 1] -> mean 0 and standard deviation 1, nearly: FER2013 has 0.51 and 0.25.
+
+        Raises ValueError for integers, which are gray levels from 0 to 255.
+        """
+        if not x.is_floating_point():
+            raise ValueError(f"a network reads floats in [0, 1], not {x.dtype}: divide by 255, or use predict_logits")
         return (x - 0.5) * 4
 
     def join(self, by_column: Sequence[Sequence[Tensor]], return_maps: bool = False):

@@ -111,3 +111,10 @@ def test_bad_sizes_are_named(changes):
 def test_a_resnet_has_no_other_head(head):
     with pytest.raises(ValueError, match=f"head {head!r} is unknown: a ResNet-18 has a linear one"):
         ResNetConfig(head=head)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "columns"])
+def test_gray_levels_are_refused(kind):
+    net, _ = small(kind)
+    with pytest.raises(ValueError, match=r"reads floats in \[0, 1\], not torch.uint8: divide by 255"):
+        net(torch.zeros(2, 1, 48, 48, dtype=torch.uint8))

@@ -243,6 +243,15 @@ def test_dropout_is_for_training():
     assert torch.equal(net(faces(4)), net(faces(4)))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_gray_levels_are_refused(dtype):
+    """Undivided they would saturate the network, and its answers would be chance."""
+    net, x = network().eval(), (255 * faces(2)).to(dtype)
+    for call in (net, net.features):
+        with pytest.raises(ValueError, match=rf"reads floats in \[0, 1\], not {dtype}: divide by 255"):
+            call(x)
+
+
 # --- its configuration -----------------------------------------------------------------------------------------------
 
 
