@@ -2,7 +2,9 @@
 
 import base64
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +16,18 @@ from .data import CLASSES, FaceSet
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Inside the block the network is in evaluation mode; afterwards each of its modules is as it was."""
+    trained = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
 def predict_logits(
     net: nn.Module, images: Tensor, *, flip: bool = False, bf16: bool = False, batch: int = 256, at_once: int = 1
 ) -> Tensor:
@@ -21,8 +35,12 @@ def predict_logits(
 
     at_once: batches that a CPU computes side by side, each with its share of torch's threads. Threads that work on
     batches of their own need not wait for each other after each layer ("inference" in book/results/bench.json).
+
+    Computes in evaluation mode, and leaves the network in the mode that it was in.
+    Raises ValueError for floats, and for `batch` or `at_once` below 1.
     """
-    net.eval()
+    if batch < 1 or at_once < 1:
+        raise ValueError(f"batch = {batch} and at_once = {at_once}: both must be at least 1")
     device = next(net.parameters()).device
 
     @torch.inference_mode()  # holds for the thread that calls
@@ -35,15 +53,16 @@ def predict_logits(
         return logits.cpu()
 
     chunks = images.split(batch)
-    if at_once == 1:
-        return torch.cat([predict(chunk) for chunk in chunks])
-    threads = torch.get_num_threads()
-    share = max(1, threads // at_once)
-    try:
-        with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            return torch.cat(list(pool.map(predict, chunks)))
-    finally:
-        torch.set_num_threads(threads)  # for threads that start later
+    with evaluating(net):
+        if at_once == 1:
+            return torch.cat([predict(chunk) for chunk in chunks])
+        threads = torch.get_num_threads()
+        share = max(1, threads // at_once)
+        try:
+            with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+                return torch.cat(list(pool.map(predict, chunks)))
+        finally:
+            torch.set_num_threads(threads)  # for threads that start later
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -52,7 +71,14 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def confusion_counts(predicted: Tensor, labels: Tensor, classes: int = len(CLASSES)) -> Tensor:
-    """n_ij (classes, classes): images of true class i predicted as j. Row i divided by n_i is the paper's CP_ij."""
+    """n_ij (classes, classes): images of true class i predicted as j. Row i divided by n_i is the paper's CP_ij.
+
+    Raises ValueError for a class that is not from 0 to classes - 1.
+    """
+    for name, chosen in (("prediction", predicted), ("label", labels)):
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= classes):
+            found = f"from {int(chosen.min())} to {int(chosen.max())}"
+            raise ValueError(f"{name}s run {found}, and {classes} classes from 0 to {classes - 1}")
     return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
@@ -81,10 +107,14 @@ def score(logits: Tensor, labels: Tensor) -> dict:
 
     "right" says by `pack_hits` which answers are right, for paired tests of two records.
 
-    Raises ValueError for a set without images.
+    Raises ValueError for a set without images, and for logits that are not finite or not one for each of CLASSES.
     """
     if not len(labels):
         raise ValueError("there are no images to score: this split of the data is empty")
+    if logits.shape != (len(labels), len(CLASSES)):
+        raise ValueError(f"logits {tuple(logits.shape)} for {len(labels)} labels: score needs {len(CLASSES)} an image")
+    if not logits.isfinite().all():
+        raise ValueError("some logits are not finite, and no answer follows from them: look at the network's weights")
     predicted = logits.argmax(1)
     counts = confusion_counts(predicted, labels)
     n, hits = len(labels), int(counts.trace())
@@ -147,7 +177,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, low: float = 0.01, high: flo
 def evaluate_split(net: nn.Module, faces: FaceSet, *, flip: bool = False, bf16: bool = False) -> dict:
     """`score` of a split, whole and (where twins are known) without the images that also stand in training.
 
-    "twin_free" is left out where every image is a twin. Raises ValueError for an empty split.
+    "twin_free" is left out where every image is a twin. The network stays in the mode that it was in.
+    Raises ValueError for an empty split, and as `score`.
     """
     if not len(faces):
         raise ValueError("there are no images to score: this split of the data is empty")

@@ -367,7 +367,7 @@ def inspect(
 ) -> dict:
     """Everything that chapter 10 tells of a network; `faces_per_class` faces of each class get maps and a point.
 
-    show: also keep the pixels of seven faces, for drawn faces alone.
+    show: also keep the pixels of seven faces, for drawn faces alone. The network is left in evaluation mode.
     Raises ValueError for another network, no faces, or `show` with FER2013, which shows people.
     """
     if show and "FER2013" in data.name:
@@ -376,6 +376,7 @@ def inspect(
         raise ValueError(f"a {type(net).__name__} has no columns and fusions to look into: inspect takes a MIFADNet")
     if faces_per_class < 1:
         raise ValueError(f"faces = {faces_per_class} must be at least 1")
+    net.eval()
     private, public = data.private, data.public
     log("logits of the public and the private test")
     chosen_by, logits = predict_logits(net, public.images), predict_logits(net, private.images)

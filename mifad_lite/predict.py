@@ -68,7 +68,10 @@ def read_face(path: Path | str) -> Tensor:
 
 
 def predict(net: nn.Module, path: Path | str) -> dict[str, float]:
-    """The softmax of the network's logits, without margin, by class in the order of CLASSES. Raises ImageError."""
+    """The softmax of the network's logits, without margin, by class in the order of CLASSES; see `predict_logits`.
+
+    Raises ImageError.
+    """
     probabilities = predict_logits(net, read_face(path))[0].double().softmax(0)
     return dict(zip(CLASSES, probabilities.tolist(), strict=True))
 

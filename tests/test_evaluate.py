@@ -127,6 +127,31 @@ def test_score_equals_plain_loops(pairs):
     assert result["wilson_95"] == pytest.approx(list(wilson_interval(hits, len(pairs))))
 
 
+@pytest.mark.parametrize("width", [5, 6, 8])
+def test_logits_that_are_not_one_for_each_class_are_refused(width):
+    """An eighth class would be booked in the next row."""
+    with pytest.raises(ValueError, match=rf"logits \(4, {width}\) for 4 labels: score needs 7 an image"):
+        score(torch.eye(width)[-1:].expand(4, -1), torch.arange(4))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_refused(bad):
+    logits = logits_for([0, 1, 2])
+    logits[1, 3] = bad
+    with pytest.raises(ValueError, match="some logits are not finite"):
+        score(logits, torch.arange(3))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 7), (-1, 3)])
+def test_classes_out_of_range_are_not_counted(low, high):
+    good, bad = torch.tensor([0, 6]), torch.tensor([low, high])
+    with pytest.raises(ValueError, match=f"predictions run from {low} to {high}, and 7 classes from 0 to 6"):
+        confusion_counts(bad, good)
+    with pytest.raises(ValueError, match=f"labels run from {low} to {high}, and 7 classes from 0 to 6"):
+        confusion_counts(good, bad)
+    assert confusion_counts(good[:0], good[:0]).sum() == 0
+
+
 def test_accuracy_of_many_images_is_not_rounded():
     """3,589 images in float32 would be off in the eighth digit; the record keeps the exact quotient."""
     labels = torch.zeros(3589, dtype=torch.int64)
@@ -198,6 +223,34 @@ def test_a_batch_that_fails_side_by_side_is_heard():
     with pytest.raises(ZeroDivisionError):
         predict_logits(net, pictures(4), batch=2, at_once=2)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_the_network_keeps_its_mode(at_once):
+    """Module by module: a part that was in evaluation mode before stays there."""
+    net = Linear().train()
+    net.layers[2].eval()
+    modes = [m.training for m in net.modules()]
+    predict_logits(net, pictures(5), batch=3, at_once=at_once)
+    assert [m.training for m in net.modules()] == modes
+    evaluate_split(net, FaceSet(pictures(5), torch.arange(5), None))
+    assert [m.training for m in net.modules()] == modes
+    net.register_forward_pre_hook(lambda module, given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict_logits(net, pictures(4), batch=2, at_once=at_once)
+    assert [m.training for m in net.modules()] == modes
+
+
+@pytest.mark.parametrize("sizes", [{"at_once": 0}, {"at_once": -1}, {"batch": 0}, {"batch": -3}])
+def test_batches_below_one_are_refused(sizes):
+    ((name, value),) = sizes.items()
+    with pytest.raises(ValueError, match=f"{name} = {value}.*both must be at least 1"):
+        predict_logits(Linear(), pictures(4), **sizes)
+
+
+def test_floats_are_not_divided_again():
+    with pytest.raises(ValueError, match="torch.float32 images are not divided by 255 again: give uint8"):
+        predict_logits(Linear(), pictures(4) / 255)
 
 
 def test_flip_averages_with_the_mirror_image():
