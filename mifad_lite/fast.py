@@ -7,8 +7,8 @@ Folding is exact: W' = W gamma / sigma, b' = beta - mu gamma / sigma. Eight bits
 integers q with x = (q - zero) scale, a kernel with one scale for each output channel, and a convolution sums products
 of integers (Jacob et al., CVPR 2018). What both buy stands in book/results/bench.json, what they cost in accuracy in
 book/results/cpu_evaluation_int8.json. Attention and the projection stay in bfloat16, its small vectors and the head in
-float32. Spatial attention goes by the table of `attention.tabulation`, whose error is as small as bfloat16's, but
-for a few faces.
+float32. Spatial attention goes by the table of `attention.tabulation`, but for a few faces. Its error is
+below bfloat16's on most faces and above it on the few where v ranges over more than about 8: it grows with that range.
 """
 
 import copy
@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .attention import AttentionModule, tabulation
 from .columns import DEPTH, FUSED_DEPTHS
+from .data import SIZE
 from .model import MIFADNet
 
 MIDDLE = 128  # the integer that stands for 0 where values have both signs
@@ -184,6 +185,9 @@ class IntegerFusion:
 class FastMIFAD(nn.Module):
     """MIFAD-Net on 8-bit integers: (B, 1, 48, 48), uint8 or float in [0, 1] -> logits (B, classes), float32.
 
+    Under autocast the logits of a linear head are bfloat16. Floats are rounded to gray levels, and cut off at 0 and 1.
+    Raises ValueError for NaN and other integers.
+
     It has no gradients and no state to save: make it anew with `accelerate`.
     """
 
@@ -201,8 +205,12 @@ class FastMIFAD(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8:
-            images = (images.float() * 255).round().to(torch.uint8)
+        if images.is_floating_point():
+            if images.isnan().any():
+                raise ValueError("some pixels are NaN, and no gray level is: look at where the images come from")
+            images = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
+        elif images.dtype != torch.uint8:
+            raise ValueError(f"{images.dtype} images: give uint8, or floats in [0, 1]")
         q = images.contiguous(memory_format=torch.channels_last)
         by_column = [column(q) for column in self.columns]
         pooled = [
@@ -219,11 +227,11 @@ def accelerate(net: MIFADNet, images: Tensor) -> FastMIFAD:
     """A faster copy of a trained network for inference on a CPU; the network stays as it is.
 
     images: uint8 (N, 1, 48, 48), faces like those to come, of the training split. They set the scales; 256 are plenty.
-    Raises ValueError for another network, for no images, and where this torch has no oneDNN.
+    Raises ValueError for another network, for no or other images, and where this torch has no oneDNN.
     """
     if not isinstance(net, MIFADNet):
         raise ValueError(f"{type(net).__name__} has no 8-bit form: accelerate takes a MIFADNet")
-    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+    if images.dtype != torch.uint8 or images.shape[1:] != (1, SIZE, SIZE) or not len(images):
         raise ValueError(f"{images.dtype} images of shape {tuple(images.shape)}: give uint8 (N, 1, 48, 48), N > 0")
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this torch lacks oneDNN, which does the 8-bit convolutions: use the network itself")

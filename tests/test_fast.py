@@ -191,3 +191,32 @@ def test_what_it_refuses(drawn):
         accelerate(drawn, images.float())
     with pytest.raises(ValueError, match="N > 0"):
         accelerate(drawn, images[:0])
+
+
+def test_floats_beyond_0_and_1_are_cut_off(drawn):
+    """They once wrapped around: a little more than white was black."""
+    images = synthetic_faces(14, seed=1).images
+    fast = accelerate(drawn, images)
+    beyond = (images.float() - 60) * 2 / 255
+    assert beyond.min() < -0.1
+    assert beyond.max() > 1.1
+    assert torch.equal(fast(beyond), fast(beyond.clamp(0, 1)))
+    beyond[0, 0, 0, :2] = torch.tensor([-torch.inf, torch.inf])
+    assert torch.equal(fast(beyond), fast(beyond.clamp(0, 1)))
+
+
+def test_pixels_that_are_no_gray_levels_are_refused(drawn):
+    images = synthetic_faces(7).images
+    fast = accelerate(drawn, images)
+    with pytest.raises(ValueError, match=r"torch.int64 images: give uint8, or floats in \[0, 1\]"):
+        fast(images.long())
+    bad = images.float() / 255
+    bad[3, 0, 5, 5] = torch.nan
+    with pytest.raises(ValueError, match="some pixels are NaN"):
+        fast(bad)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 48, 48), (4, 1, 40, 40), (4, 1, 48), (4, 48, 48)])
+def test_calibration_images_of_another_shape_are_refused(drawn, shape):
+    with pytest.raises(ValueError, match=r"of shape \(4, .*: give uint8 \(N, 1, 48, 48\), N > 0"):
+        accelerate(drawn, torch.zeros(shape, dtype=torch.uint8))
