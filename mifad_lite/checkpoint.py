@@ -90,8 +90,14 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
 
 
 def save_network(path: Path | str, net: nn.Module, **meta) -> None:
-    """Save weights and buffers with what is needed to build the network again, and any further `meta`."""
-    arch = next(name for name, (network, _) in ARCHITECTURES.items() if isinstance(net, network))
+    """Save weights and buffers with what is needed to build the network again, and any further `meta`.
+
+    Raises ValueError for anything but a network of ARCHITECTURES: one that is compiled or wrapped, or has 8 bits.
+    """
+    arch = next((name for name, (network, _) in ARCHITECTURES.items() if isinstance(net, network)), None)
+    if arch is None:
+        names = ", ".join(network.__name__ for network, _ in ARCHITECTURES.values())
+        raise ValueError(f"{type(net).__name__} is none of {names}: save the network that it was made of")
     save_weights(path, arch, net.config, net.state_dict(), **meta)
 
 

@@ -13,7 +13,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from mifad_lite import MIFADConfig, MIFADNet, ResNet18, ResNetConfig, checkpoint, load_network, save_network
+from mifad_lite import (
+    MIFADConfig,
+    MIFADNet,
+    ResNet18,
+    ResNetConfig,
+    accelerate,
+    checkpoint,
+    load_network,
+    save_network,
+    synthetic_faces,
+)
 from mifad_lite.baseline import ColumnsNet
 from mifad_lite.checkpoint import CheckpointError, read_tensors, save_weights, write_tensors
 
@@ -354,3 +364,18 @@ def test_networks_that_ship_load_by_name(name):
     net, _ = load_network(name)
     assert net(torch.rand(1, 1, 48, 48)).isfinite().all()
     assert checkpoint.NAMES[name].stat().st_size < 8e6
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (torch.compile, "OptimizedModule"),
+        (torch.nn.DataParallel, "DataParallel"),
+        (lambda net: accelerate(net, synthetic_faces(7).images), "FastMIFAD"),
+        (lambda net: net.columns, "ModuleList"),
+    ],
+)
+def test_what_is_no_network_is_not_saved(net, wrap, name, tmp_path):
+    with pytest.raises(ValueError, match=f"^{name} is none of MIFADNet, ResNet18, ColumnsNet: save the network that"):
+        save_network(tmp_path / "net.safetensors", wrap(net))
+    assert not list(tmp_path.iterdir())
