@@ -4,6 +4,7 @@ Needs the extra "export" (onnx, onnxscript): pip install "mifad-lite[export]".
 """
 
 import base64
+import copy
 import gzip
 import hashlib
 import importlib.util
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from .columns import DEPTH, FUSED_DEPTHS
 from .data import CLASSES, SIZE
+from .evaluate import evaluating
+from .fast import FastMIFAD
 from .model import MIFADNet
 from .records import write_atomically
 
@@ -26,14 +29,16 @@ class Opened(nn.Module):
 
     Of every network: logits (B, 7).  Of a MIFADNet, with `inside`: embedding (B, E); with the cosine head cosines
     (B, 7); columnK_depthD (B, C, H, W) for column K = 1, 2, ... and D = 1..6, after the ReLU and before a pool; and for
-    D = 4, 5, 6 gateD (B, C, 12, 12), channelD (B, C, C) and spatialD (B, 144, 144) where it has those attentions.
+    D = 4, 5, 6 gateD (B, C, 12, 12), channelD (B, C, C) and spatialD (B, 144, 144) where it has those attentions, with
+    pools after 1 and 3. The names are looked up in evaluation mode, and the network is left as it was.
     """
 
     def __init__(self, net: nn.Module, inside: bool = False):
         super().__init__()
         self.net, self.inside = net, inside
-        with torch.no_grad():
-            self.names = list(self.named(torch.zeros(2, 1, SIZE, SIZE)))
+        weight = next(net.parameters())
+        with torch.no_grad(), evaluating(net):
+            self.names = list(self.named(weight.new_zeros(2, 1, SIZE, SIZE)))
 
     def named(self, x: Tensor) -> dict[str, Tensor]:
         net = self.net
@@ -57,22 +62,25 @@ class Opened(nn.Module):
 
 
 def export(net: nn.Module, path: Path | str, inside: bool = False, meta: dict | None = None) -> None:
-    """Write a network in evaluation mode as ONNX: input "face" (B, 1, 48, 48) float32 in [0, 1], any B; see `Opened`.
+    """Write a network as it is in evaluation mode as ONNX: input "face" (B, 1, 48, 48) float32 in [0, 1], any B; see
+    `Opened`. What is exported is a copy on the CPU in float32: the network stays as it is.
 
     path: where it goes. Under a name that ends in .js it is a script that puts the same model, compressed, and `meta`
         into window.MIFAD_NETWORKS of a page, under meta["name"] or the file's own name.
     inside: whether the maps, the embedding and the cosines are outputs, too.  meta: JSON-able, kept as a property.
-    Raises ValueError where the extra is not installed, or for a name with another ending.
+    Raises ValueError where the extra is not installed, for a name with another ending, and for 8-bit integers.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".js"):
         raise ValueError(
             f"{path}: export writes a model (.onnx) or a script for a page (.js): choose one of these endings"
         )
+    if isinstance(net, FastMIFAD):
+        raise ValueError("a network on 8-bit integers is not exported: give the network that it was made of")
     for name in ("onnx", "onnxscript"):
         if importlib.util.find_spec(name) is None:
             raise ValueError(f'export needs the package {name}: pip install "mifad-lite[export]"')
-    opened = Opened(net.eval(), inside).eval()
+    opened = Opened(copy.deepcopy(net).cpu().float().eval(), inside).eval()
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # how its stages went

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 from test_checkpoint import trained_a_bit
 
-from mifad_lite import MIFADConfig, MIFADNet, ResNet18, ResNetConfig, load_network, synthetic_faces
+from mifad_lite import MIFADConfig, MIFADNet, ResNet18, ResNetConfig, accelerate, load_network, synthetic_faces
 from mifad_lite.__main__ import main
 from mifad_lite.checkpoint import NAMES
 from mifad_lite.data import CLASSES, load_fer2013
@@ -100,6 +100,31 @@ def test_other_networks_and_any_batch(net, tmp_path):
         assert list(got) == ["logits"]  # without `inside`, nothing else
         assert np.abs(got["logits"] - net(FACES[:n]).numpy()).max() < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_network_stays_as_it_is(dtype, tmp_path):
+    """In training mode, of another precision: exported is what it says in evaluation mode and float32."""
+    torch.manual_seed(3)
+    net = trained_a_bit(MIFADNet(SMALL)).to(dtype)
+    wanted = net(FACES[:5].to(dtype)).float()
+    net.train().columns[0].eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    modes = [m.training for m in net.modules()]
+    names = Opened(net, inside=True).names
+    export(net, tmp_path / "net.onnx", inside=True)
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in net.state_dict().items())
+    got = outputs((tmp_path / "net.onnx").read_bytes(), FACES[:5])
+    assert list(got) == names
+    assert np.abs(got["logits"] - wanted.detach().numpy()).max() < 1e-4
+
+
+def test_eight_bits_are_not_exported(tmp_path):
+    fast = accelerate(MIFADNet(SMALL), synthetic_faces(7).images)
+    with pytest.raises(ValueError, match="a network on 8-bit integers is not exported: give the network"):
+        export(fast, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_inside_follows_the_network():
