@@ -87,7 +87,9 @@ ROWS = 48  # in a block; a class attribute would cut the graph that torch.compil
 class RowBlockAttention(torch.autograd.Function):
     """softmax_rows(v v^T) @ values, a block of rows at a time, forwards and backwards.
 
-    Memory holds v, the values and one block of rows. The backward pass computes the rows again.
+    Memory holds v, the values and one block of rows. The backward pass computes the rows again, without autocast.
+    `torch.func` (grad, jacrev, vmap) cannot go through it, but through the plain formula: `SpatialAttention` with its
+    `return_map`.
     """
 
     @staticmethod
@@ -100,19 +102,20 @@ class RowBlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         v, values, out = ctx.saved_tensors
-        grad = grad.to(values.dtype)  # under autocast the forward products are bfloat16, whatever came in
-        mean = (grad * out).sum(-1, keepdim=True)  # of a row's grad_a under its weights: out is a @ values
-        grad_v, grad_values = torch.zeros_like(v), torch.zeros_like(values)
-        start = 0
-        for g in grad.split(ROWS, dim=1):  # (B, R, C)
-            rows = slice(start, start + g.shape[1])
-            a = torch.softmax(v[:, rows, None] @ v[:, None, :], dim=-1)  # (B, R, N)
-            grad_values.baddbmm_(a.transpose(1, 2), g)
-            grad_a = g @ values.transpose(1, 2)
-            grad_logits = grad_a.sub_(mean[:, rows]).mul_(a)  # (B, R, N)
-            grad_v[:, rows] += (grad_logits @ v[:, :, None])[..., 0]  # the logits are v_i v_j: v_i as the row ...
-            grad_v += (v[:, None, rows] @ grad_logits)[:, 0]  # ... and v_j as the column
-            start += g.shape[1]
+        with torch.autocast(grad.device.type, enabled=False):  # on where loss.backward() is called inside it
+            grad = grad.to(values.dtype)  # under autocast the forward products are bfloat16, whatever came in
+            mean = (grad * out).sum(-1, keepdim=True)  # of a row's grad_a under its weights: out is a @ values
+            grad_v, grad_values = torch.zeros_like(v), torch.zeros_like(values)
+            start = 0
+            for g in grad.split(ROWS, dim=1):  # (B, R, C)
+                rows = slice(start, start + g.shape[1])
+                a = torch.softmax(v[:, rows, None] @ v[:, None, :], dim=-1)  # (B, R, N)
+                grad_values.baddbmm_(a.transpose(1, 2), g)
+                grad_a = g @ values.transpose(1, 2)
+                grad_logits = grad_a.sub_(mean[:, rows]).mul_(a)  # (B, R, N)
+                grad_v[:, rows] += (grad_logits @ v[:, :, None])[..., 0]  # the logits are v_i v_j: v_i as the row ...
+                grad_v += (v[:, None, rows] @ grad_logits)[:, 0]  # ... and v_j as the column
+                start += g.shape[1]
         return grad_v, grad_values
 
 

@@ -117,6 +117,35 @@ def test_trains_under_bf16_autocast(make, dtype):
     assert torch.nn.functional.cosine_similarity(*(g.flatten() for g in gradients), dim=0) > 0.99
 
 
+@pytest.mark.parametrize("make", [lambda: ChannelAttention(6), SpatialAttention], ids=["channel", "spatial"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_way_back_may_stand_inside_autocast(make, dtype):
+    """Where loss.backward() is called makes no difference."""
+    block, x = scramble(make()), features(4, 6, 5, 5, dtype=torch.float32).to(dtype)
+    gradients = []
+    for inside in (False, True):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = block(leaf).float().square().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        gradients.append(leaf.grad.float().flatten())
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+def test_functional_transforms_take_the_plain_formula():
+    """Not the row blocks, which are an autograd function without `setup_context`: the docstring says so."""
+    block, x = scramble(SpatialAttention()).eval(), features(2, 4, 5, 5, dtype=torch.float32)
+    leaf = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(block(leaf).square().sum(), leaf)
+    found = torch.func.grad(lambda x: block(x, return_map=True)[0].square().sum())(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda x: block(x).square().sum())(x)
+
+
 # --- spatial attention without the matrix ----------------------------------------------------------------------------
 
 
