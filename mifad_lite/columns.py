@@ -45,7 +45,10 @@ class Column(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[:last])
 
     def forward(self, x: Tensor, depths: Sequence[int] = FUSED_DEPTHS) -> list[Tensor]:
-        """Image (B, in_channels, 48, 48) -> the maps of `depths`: of 4, 5, 6, each (B, C_d, 12, 12)."""
+        """Image (B, in_channels, 48, 48) -> the maps of `depths`: of 4, 5, 6, each (B, C_d, 12, 12).
+
+        12 x 12 is for pools after 1 and 3. Pools after 1, 2 and 4 make depths 5 and 6 6 x 6.
+        """
         maps = []
         for depth in range(1, DEPTH + 1):
             x = self.convs[depth - 1](x)

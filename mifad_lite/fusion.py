@@ -50,7 +50,10 @@ class InteractiveFusion(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def gate(self, maps: Sequence[Tensor]) -> Tensor:
-        """Aligned maps, each (B, C, H, W) -> g (B, C, H, W) with values in (0, 1); its logits are cut at `STEEPEST`."""
+        """Aligned maps, each (B, C, H, W) -> g (B, C, H, W) with values in (0, 1), up to rounding.
+
+        Its logits are cut at `STEEPEST`, where float32 says 1.
+        """
         logits = self.merge(torch.cat(list(maps), dim=1))
         return torch.sigmoid(nn.functional.hardtanh(logits, -STEEPEST, STEEPEST))  # clamp, with a faster way back
 

@@ -135,10 +135,10 @@ class MIFADNet(nn.Module):
         return (x - 0.5) * 4
 
     def join(self, by_column: Sequence[Sequence[Tensor]], return_maps: bool = False):
-        """K lists of three maps (B, C_k, 12, 12), depths 4, 5 and 6 -> as `features`."""
+        """K lists of three maps (B, C_k, 12, 12), depths 4, 5 and 6 -> as `features`. 12 is for pools after 1 and 3."""
         pooled, seen = [], {}
         for depth, fusion, maps in zip(FUSED_DEPTHS, self.fusions, zip(*by_column, strict=True), strict=True):
-            fused = fusion(maps, return_maps=return_maps)  # (B, C, 12, 12)
+            fused = fusion(maps, return_maps=return_maps)  # (B, C, H, W)
             if return_maps:
                 fused, seen[depth] = fused
             pooled.append(nn.functional.adaptive_avg_pool2d(fused, self.config.pool_grid).flatten(1))

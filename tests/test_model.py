@@ -193,6 +193,17 @@ def test_training_at_48_pixels_never_builds_144_by_144():
     assert asked.found >= 3  # once a depth: the check sees them where they are
 
 
+@pytest.mark.parametrize("name", ["lite", "wide", "slim"])
+def test_sides_of_the_maps_follow_the_pools(name):
+    """12, 12, 12 after pools at 1 and 3; 12, 6, 6 after pools at 1, 2 and 4."""
+    net = MIFADNet(PRESETS[name]).eval()
+    with torch.no_grad():
+        _, seen = net.features(faces(1), return_maps=True)
+    sides = [12, 12, 12] if net.config.pool_after == (1, 3) else [12, 6, 6]
+    assert [maps["gate"].shape[-1] for maps in seen.values()] == sides
+    assert [maps["spatial"].shape[-1] for maps in seen.values()] == [side**2 for side in sides]
+
+
 # --- what must not change it -----------------------------------------------------------------------------------------
 
 
