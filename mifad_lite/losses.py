@@ -58,7 +58,7 @@ class AngularDistanceLoss(nn.Module):
         margin: m in radians, 0 <= m < pi/2. With m = 0 this is cross-entropy on s cos(theta).
 
     Where labels disagree, a large m pays for moving the class directions together and the unsure samples to their far
-    side, where the margin costs next to nothing ("The far side" in book/07_margin.md). Watch the angles between the
+    side, where the margin costs far less ("The far side" in book/07_margin.md). Watch the angles between the
     rows of the classifier, and lower m where they shrink.
 
     Source: the loss equation of the paper and Figure 8. Raises ValueError for s or m out of range.
