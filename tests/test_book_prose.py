@@ -102,7 +102,7 @@ ALLOWED = {
         "place one point per class": COUNT,
     },
     "book/08_centers.md": {
-        "The cheapest answer is one point for everything": COUNT,
+        "and one point for all needs no look at the face": COUNT,
         "two centers point east, two point west": "a verb",
     },
     "book/09_training.md": {
