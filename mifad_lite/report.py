@@ -167,6 +167,14 @@ RECORDS = {
         "accuracy of that network on both tests",
         "evaluate --checkpoint runs/paper_cycle_longer/best.safetensors --data fer2013.csv",
     ),
+    "paper_full_run": (
+        "the paper's recipe as it stands, as far as it came",
+        "train --profile paper --preset slim --data fer2013.csv --out runs/paper_full",
+    ),
+    "paper_full_evaluation": (
+        "accuracy of that network on both tests",
+        "evaluate --checkpoint runs/paper_full/best.safetensors --data fer2013.csv",
+    ),
     "ablation": (
         "the paper's Tables 3 to 6 and two rivals, on FER2013",
         "ablate --profile ablation --epochs 2 --lr 0.01 --no-bf16 --workers 2 "
@@ -464,9 +472,12 @@ def expected(record: dict) -> str:
     if kind == "ablation":
         reach = 100 * Z95 * record["luck"] * (2 / len(record["seeds"])) ** 0.5
         return f"{path}. With other seeds an arm's mean moves by up to {reach:.1f} points in 95 % of cases."
+    done, whole = len(record["epochs"]), record["config"]["epochs"]
+    stopped = f" It was stopped after {done} of its {whole} epochs." if done < whole else ""
     return (
         f"{path}. Elsewhere rounding leads a run along another path; this is one run, so no band was measured. Public "
         f"test: {percent(record['best_public_accuracy'])} at epoch {record['best_epoch']}, the epoch that it chose."
+        + stopped
     )
 
 
