@@ -298,18 +298,22 @@ def verdict(test: dict, p: float, no_gain: bool = False) -> str:
 
 
 def judge(hits: Callable[[str, str], np.ndarray], tables: list[str], spread: float) -> list[dict]:
-    """The paper's claims in these tables with their tests, p values corrected by Holm's method, and verdicts."""
+    """The paper's claims in these tables with their tests, p values corrected by Holm's method, and verdicts.
+
+    With one seed the luck of a run is unknown, so nothing can be decided.
+    """
     claims = [claim for claim in CLAIMS if claim[0] in tables]
-    tests = [compare(hits(table, better), hits(table, worse), spread) for table, better, worse in claims]
+    pairs = [(hits(table, better), hits(table, worse)) for table, better, worse in claims]
+    tests = [compare(*pair, spread) for pair in pairs]
     adjusted = holm([t["p"] for t in tests])
     return [
         {
             **dict(zip(("table", "better", "worse"), claim, strict=True)),
             **test,
             "p_holm": p,
-            "verdict": verdict(test, p, claim == NO_GAIN),
+            "verdict": verdict(test, p, claim == NO_GAIN) if len(pair[0]) > 1 else VERDICTS[2],
         }
-        for claim, test, p in zip(claims, tests, adjusted, strict=True)
+        for claim, pair, test, p in zip(claims, pairs, tests, adjusted, strict=True)
     ]
 
 
@@ -410,6 +414,8 @@ def ablate(
 def format_record(record: dict) -> str:
     """The record as lines of text: every table, then the paper's claims."""
     lines = [f"a run's luck has a standard deviation of {100 * record['luck']:.2f} points"]
+    if len(record["seeds"]) == 1:
+        lines = ["one seed: the luck of a run was not measured"]
     for table, content in record["tables"].items():
         lines.append(f"{table} (minus {content['reference']}), accuracy on the private test")
         for arm, key in content["arms"].items():

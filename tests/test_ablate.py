@@ -291,6 +291,20 @@ def test_claims_of_the_record(grid):
     assert "fusion: concat beats add: " in text
 
 
+def test_one_seed_decides_nothing():
+    """Its luck is 0, since it is not measured; with the faces alone all of these gaps would be sure."""
+    right = {"concat": 990, "add": 800, "mul": 500}
+
+    def hits(table, arm, seeds=1):
+        return np.tile(np.arange(1000) < right[arm], (seeds, 1))
+
+    (first, second) = ablate.judge(hits, ["fusion"], 0.0)
+    assert max(first["p_holm"], second["p_holm"]) < 1e-6
+    assert first["verdict"] == second["verdict"] == "cannot be decided"
+    (first, second) = ablate.judge(lambda table, arm: hits(table, arm, 2), ["fusion"], 0.0)
+    assert first["verdict"] == second["verdict"] == "holds"
+
+
 def test_every_claim_is_about_arms_that_exist():
     for table, better, worse in CLAIMS:
         assert {better, worse} <= arms(table, BASE)[1].keys()
@@ -352,7 +366,7 @@ def test_command(capsys, tmp_path):
     assert cli.main(["ablate", *options]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "3 arms, 1 seeds each, 1 epochs on drawn faces"
-    assert out[4].startswith("a run's luck has")
+    assert out[4] == "one seed: the luck of a run was not measured"
     assert out[5].startswith("fusion (minus concat)")
     record = read_record(tmp_path / "a.json")
     assert record["kind"] == "ablation"
