@@ -67,8 +67,13 @@ VERDICTS = ("holds", "does not hold", "cannot be decided")
 
 
 def arms(table: str, base: TrainConfig) -> tuple[str, dict[str, TrainConfig]]:
-    """The reference arm's name and {arm: configuration} of a table. Raises ValueError for an unknown table."""
-    network = base.network
+    """The reference arm's name and {arm: configuration} of a table.
+
+    Raises ValueError for an unknown table, and for one about the angular loss on a base with another.
+    """
+    network, angular = base.network, base.loss == "angular"
+    if table in ("loss", "margin", "scale") and not angular:
+        raise ValueError(f"the table {table} is about the angular loss, and the base has {base.loss}: leave it out")
 
     def bent(**changes) -> TrainConfig:
         return replace(base, network={**network, **changes})
@@ -102,7 +107,7 @@ def arms(table: str, base: TrainConfig) -> tuple[str, dict[str, TrainConfig]]:
         without = {
             "no augmentation": {"augmentation": Augmentation.none()},
             "no average": {"ema": 0.0},
-            "no margin ramp": {"ramp": 0.0},
+            **({"no margin ramp": {"ramp": 0.0}} if angular else {}),  # no other loss has a margin
             "constant rate": {"schedule": "constant"},
             "the paper's": {"optimizer": "adam", "lr": 1e-3, "schedule": "constant", "weight_decay": 0.0},
         }

@@ -80,6 +80,16 @@ def test_what_the_arms_are():
         arms("mood", BASE)
 
 
+def test_tables_of_the_angular_loss_need_it():
+    """With softmax the margin, the scale and the ramp are not used: the arms would be the same run several times."""
+    base = replace(BASE, loss="softmax", network={**BASE.network, "head": "linear"})
+    for table in ("loss", "margin", "scale"):
+        with pytest.raises(ValueError, match=f"the table {table} is about the angular loss, and the base has softmax"):
+            arms(table, base)
+    assert "no margin ramp" not in arms("recipe", base)[1]
+    assert "no margin ramp" in arms("recipe", BASE)[1]
+
+
 def test_a_column_keeps_its_widths():
     """In `lite` the columns have widths of their own; a column of 9 takes those of its neighbour 7."""
     seven, five, three = PRESETS["lite"].widths
