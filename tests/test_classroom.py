@@ -336,7 +336,9 @@ def test_names_of_files(mini, tmp_path, capsys):
     assert course.main(["collect", str(mini), str(good), str(bad)]) == 1
     assert "homework.ipynb: name it SET_STUDENT.ipynb" in capsys.readouterr().err
     assert not (mini / "inbox" / good.name).exists(), "all or none"
-    for name in ("ps9_mini_../x.ipynb", "ps9_mini_.ipynb", "ps9_mini_a b.ipynb", "ps9_mini_-f.ipynb"):
+    names = ["ps9_mini_../x.ipynb", "ps9_mini_.ipynb", "ps9_mini_a b.ipynb", "ps9_mini_-f.ipynb"]
+    names += ["ps9_mini_ada.ipynb.txt", "ps9_mini_ada.json", "ps9_mini_ada.IPYNB", "ps9_mini_ada"]
+    for name in names:
         with pytest.raises(course.CourseError, match="name it SET_STUDENT"):
             course.split_name(Path(name.replace("/", "\\")), ["ps9_mini"])
     assert course.collect(mini, [good]) == [mini / "inbox" / good.name]

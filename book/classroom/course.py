@@ -234,7 +234,7 @@ def split_name(path: Path, names: list[str]) -> tuple[str, str]:
     """SET_STUDENT.ipynb -> set, student."""
     for name in names:
         rest = path.stem.removeprefix(f"{name}_")
-        if rest != path.stem and STUDENT.fullmatch(rest):
+        if path.suffix == ".ipynb" and rest != path.stem and STUDENT.fullmatch(rest):  # what `grade` looks for
             return name, rest
     raise CourseError(f"{path.name}: name it SET_STUDENT.ipynb, as in {names[0]}_ada; the sets are {', '.join(names)}")
 
