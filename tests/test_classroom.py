@@ -199,6 +199,14 @@ def test_nothing_is_overwritten(mini, capsys):
     assert "holds no course" in capsys.readouterr().err
 
 
+def test_marks_of_no_course_leave_nothing_behind(tmp_path, capsys):
+    """A stray gradebook stood in the way of `new`."""
+    for folder in (tmp_path, tmp_path / "none"):
+        assert course.main(["marks", str(folder)]) == 1
+        assert capsys.readouterr().err.startswith(f"course marks: {folder} holds no course")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a process is forked on Linux alone")
 def test_a_limit_below_what_is_held_is_told(mini, tmp_path):
     with pytest.raises(course.CourseError, match="more than the 0.001 GB that a notebook may use"):

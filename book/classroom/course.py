@@ -439,6 +439,7 @@ def grade(folder: Path, options: argparse.Namespace) -> pd.DataFrame:
 
 def marks(folder: Path) -> pd.DataFrame:
     """One row per student, set and exercise: points, out of, and whether a person must still read it."""
+    released(folder)  # a gradebook that is not there would be made
     rows = []
     with gradebook(folder) as book:
         for assignment in book.assignments:
