@@ -337,6 +337,26 @@ def test_a_graded_text_counts(graded, mini):
     assert pd.read_csv(mini / "marks.csv", index_col="student").total["half"] == 6
 
 
+def test_control_c_ends_the_notebook(mini, monkeypatch, capsys):
+    """It ran on without its limits, and Python told where it was."""
+    process = course.PROCESSES.Process(target=time.sleep, args=(600,))
+    process.start()
+    join = process.join
+
+    def interrupted(seconds=None):
+        if seconds is not None:
+            raise KeyboardInterrupt
+        join()
+
+    monkeypatch.setattr(process, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        course.watch(process, 600, 100)
+    assert not process.is_alive()
+    monkeypatch.setattr(course, "grade", lambda folder, options: interrupted(1))
+    assert course.main(["grade", str(mini)]) == 130
+    assert capsys.readouterr().err == "course grade: stopped by you\n"
+
+
 def test_names_of_files(mini, tmp_path, capsys):
     good, bad = tmp_path / "ps9_mini_ada.ipynb", tmp_path / "homework.ipynb"
     good.write_text("{}")

@@ -304,24 +304,29 @@ def signed(notebook) -> str:
 
 def watch(process, seconds: float, gigabytes: float) -> str:
     """Wait for a process and all that it started. Returns "" or why it was stopped."""
-    began, family, reason = time.monotonic(), {}, ""
+    began, reason = time.monotonic(), ""
     parent = psutil.Process(process.pid)
-    while process.is_alive() and not reason:
-        with suppress(psutil.Error):
-            family |= {child.pid: child for child in [parent, *parent.children(recursive=True)]}
-        used = 0
-        for member in list(family.values()):
+    family = {parent.pid: parent}
+    try:
+        while process.is_alive() and not reason:
             with suppress(psutil.Error):
-                used += member.memory_info().rss
-        if used > gigabytes * 1e9:
-            reason = f"stopped: more than {gigabytes:g} GB of memory"
-        elif time.monotonic() - began > seconds:
-            reason = f"stopped: more than {seconds:g} seconds"
-        process.join(0.1)
-    for member in family.values():  # also what a notebook left running behind
+                family |= {child.pid: child for child in parent.children(recursive=True)}
+            used = 0
+            for member in list(family.values()):
+                with suppress(psutil.Error):
+                    used += member.memory_info().rss
+            if used > gigabytes * 1e9:
+                reason = f"stopped: more than {gigabytes:g} GB of memory"
+            elif time.monotonic() - began > seconds:
+                reason = f"stopped: more than {seconds:g} seconds"
+            process.join(0.1)
+    finally:  # Ctrl-C, too, which the process does not hear
         with suppress(psutil.Error):
-            member.kill()
-    process.join()
+            family |= {child.pid: child for child in parent.children(recursive=True)}
+        for member in family.values():  # also what a notebook left running behind
+            with suppress(psutil.Error):
+                member.kill()
+        process.join()
     return reason
 
 
@@ -388,7 +393,11 @@ def grade_one(folder: Path, name: str, student: str, file: Path, options: argpar
         log, guard = target.with_name("log.txt"), Guard(folder, name, student)
         arguments = ["autograde", name, "--student", student, "--force"]
         process = start_nbgrader(folder, arguments, log, environment, options.gigabytes)
-        reason = watch(process, options.seconds, 1.5 * options.gigabytes)
+        try:
+            reason = watch(process, options.seconds, 1.5 * options.gigabytes)
+        except KeyboardInterrupt:
+            guard.broken()  # what it changed until now is put back
+            raise
         if reason or process.exitcode:
             said = log.read_text("utf8", "replace")
             hints = {"DeadKernelError": "its kernel died", "unresponsive": "a cell could not be interrupted"}
@@ -582,6 +591,9 @@ def main(argv: list[str] | None = None) -> int:
     except (CourseError, OSError) as error:
         print(f"course {args.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"course {args.command}: stopped by you", file=sys.stderr)
+        return 130
     return 0
 
 
