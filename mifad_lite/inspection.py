@@ -334,10 +334,11 @@ def calibration(public: Tensor, public_labels: Tensor, private: Tensor, private_
     temperature = fit_temperature(public, public_labels)
     result = {"temperature": temperature}
     for name, t in (("before", 1.0), ("after", temperature)):
-        p = (private.double() / t).softmax(1)
+        scaled = private.double() / t
+        p = scaled.softmax(1)
         result[name] = {
             "ece": expected_calibration_error(p, private_labels),
-            "nll": F.nll_loss(p.log(), private_labels).item(),
+            "nll": F.nll_loss(scaled.log_softmax(1), private_labels).item(),  # finite where p rounds to 0
             "confidence": p.amax(1).mean().item(),
             "bins": reliability(p, private_labels),
             "histogram": torch.histc(p.amax(1), 20, 0, 1).long().tolist(),

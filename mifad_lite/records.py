@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -90,8 +91,22 @@ def sweep(path: Path | str) -> None:
                 continue  # it lives
 
 
+def not_finite(value, name: str = "") -> str | None:
+    """The first number of a record that is NaN or infinite, as in "epochs[0].loss = nan"; None if there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{name} = {value}"
+    parts = []
+    if isinstance(value, dict):
+        parts = [(f"{name}.{key}" if name else str(key), part) for key, part in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f"{name}[{number}]", part) for number, part in enumerate(value)]
+    return next((bad for key, part in parts if (bad := not_finite(part, key))), None)
+
+
 def write_record(path: Path | str, record: dict) -> None:
     """Write a record as indented JSON. Raises ValueError where it holds NaN or infinity, before touching the file."""
+    if bad := not_finite(record):
+        raise ValueError(f"{path} was not written: {bad} is not JSON compliant")
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda p: p.write_text(text))
 

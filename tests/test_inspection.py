@@ -331,6 +331,15 @@ def test_shown_faces_are_right_and_of_every_class(net, data):
     assert np.shape(found["received"]) == (7, 3, 144)
 
 
+def test_a_public_test_without_a_mistake_leaves_a_finite_record():
+    """Then the temperature is the least, 0.01, and a wrong answer's probability rounds to 0."""
+    labels = torch.arange(7)
+    right, wrong = 10.0 * F.one_hot(labels, 7), 10.0 * F.one_hot((labels + 1) % 7, 7)
+    found = inspection.calibration(right, labels, wrong, labels)
+    assert found["temperature"] == pytest.approx(0.01)
+    assert found["after"]["nll"] == pytest.approx(1000)
+
+
 def test_people_are_not_shown(net, data):
     people = replace(data, name="FER2013")
     with pytest.raises(ValueError, match="shows people"):

@@ -29,9 +29,9 @@ def test_what_is_written_is_read(tmp_path):
 def test_nan_is_refused_before_the_file_is_touched(bad, tmp_path):
     path = tmp_path / "record.json"
     write_record(path, RECORD)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_record(path, {"epochs": [{"loss": bad}]})
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match=rf"record.json was not written: epochs\[1\].loss = {bad} is not JSON"):
+        write_record(path, {"kind": "test", "epochs": [{"loss": 0.5}, {"loss": bad}]})
+    with pytest.raises(ValueError, match=f"loss = {bad} is not JSON compliant"):
         write_record(tmp_path / "other" / "record.json", {"loss": bad})
     assert read_record(path) == RECORD
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
