@@ -178,6 +178,10 @@ def inspect_command(args: argparse.Namespace) -> None:
 
 
 def bench_command(args: argparse.Namespace) -> None:
+    if args.repeats < 1:
+        raise ValueError(f"repeats = {args.repeats} must be at least 1")
+    if args.graphs and not torch.cuda.is_available():
+        raise ValueError("--graphs measures what CUDA graphs gain on a GPU, and torch sees none here")
     if args.graphs:
         save = (lambda found: write_record(args.out, found)) if args.out else (lambda found: None)
         record = bench_graphs(compiled=("lite",) if args.compile else (), save=save)

@@ -361,6 +361,14 @@ def test_bench_measures_one_thing_or_the_other(capsys, tmp_path, monkeypatch, fl
     assert read_record(out) == {"called": list(expected)}
 
 
+@pytest.mark.parametrize("flags", [[], ["--scaling"], ["--gates"], ["--graphs"]])
+def test_bench_refuses_to_measure_never(capsys, monkeypatch, flags):
+    for name in ("bench", "bench_scaling", "bench_gates", "bench_graphs"):
+        monkeypatch.setattr(cli, name, None)
+    for repeats in (0, -1):
+        assert f"repeats = {repeats} must be at least 1" in error(capsys, "bench", *flags, "--repeats", repeats)
+
+
 @pytest.mark.parametrize(("flags", "compiled"), [([], ()), (["--compile"], ("lite",))])
 def test_bench_of_graphs_writes_its_record_as_it_grows(capsys, tmp_path, monkeypatch, flags, compiled):
     out, seen = tmp_path / "record.json", []
@@ -373,6 +381,10 @@ def test_bench_of_graphs_writes_its_record_as_it_grows(capsys, tmp_path, monkeyp
         return {"rows": 2}
 
     monkeypatch.setattr(cli, "bench_graphs", bench_graphs)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees none here" in error(capsys, "bench", "--graphs", *flags, "--out", out)
+    assert not seen
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert run(capsys, "bench", "--graphs", *flags)[::2] == (0, [])
     assert seen == [compiled]
     assert run(capsys, "bench", "--graphs", *flags, "--out", out)[::2] == (0, [])
