@@ -114,6 +114,8 @@ def load_network(path: Path | str | None = None) -> tuple[nn.Module, dict]:
     """
     path = SHIPPED if path is None else NAMES.get(str(path), path)
     tensors, meta = read_tensors(path)
+    if isinstance(meta, dict) and "arch" not in meta and {"history", "best"} <= meta.keys():  # see train.save_state
+        raise CheckpointError(f"{path}: this is the state of a run; its network is in best.safetensors beside it")
     try:
         with torch.device("meta"):  # shapes alone: a small file cannot ask for the memory of a huge network
             wanted = build(meta["arch"], meta["config"]).state_dict()

@@ -188,6 +188,8 @@ def test_train_then_use_it(capsys, few_faces, picture, tmp_path):
     assert code == 0
     assert f"{100 * record['best_public_accuracy']:.2f} %" in out[1]
     assert run(capsys, "predict", picture, "--checkpoint", best)[0] == 0
+    text = error(capsys, "evaluate", "--data", "drawn", "--checkpoint", folder / "last.safetensors")
+    assert "last.safetensors: this is the state of a run; its network is in best.safetensors beside it" in text
 
     before = {p: p.read_bytes() for p in folder.iterdir()}
     assert "already holds a run: go on with --resume" in error(capsys, *SMOKE, "--out", folder)
