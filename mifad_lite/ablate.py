@@ -178,6 +178,8 @@ def run(data: FaceData, config: TrainConfig, folder: Path, log: Callable[[str], 
         kept = read_record(file)
         if not is_run_of(kept, {"public": data.public, "private": data.private}):
             raise ValueError(f"{file}: this is not a finished run on these data; remove it, and the run is made again")
+        if kept["config"] != config.to_dict():
+            raise ValueError(f"{file}: this run has another configuration; remove it, and the run is made again")
         return kept
     net, trained = fit(data, config, unfinished, resume=True, progress=False)
     splits = {"public": data.public, "private": data.private}

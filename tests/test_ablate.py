@@ -227,6 +227,17 @@ def test_a_damaged_file_of_a_run_is_named(grid, data, tmp_path, damage):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_kept_run_of_another_configuration_is_named(grid, data, tmp_path):
+    """A file that was copied to another run's name was taken for that run."""
+    shutil.copytree(grid[0], tmp_path, dirs_exist_ok=True)
+    first, second = sorted(tmp_path.glob("*_seed1.json"))[:2]
+    for source in (first, second.with_name(second.name.replace("_seed1", "_seed0"))):
+        shutil.copy(source, second)
+        with pytest.raises(ValueError, match="another configuration; remove it, and the run is made again") as caught:
+            ablate.ablate(data, BASE, list(grid[1]["tables"]), 2, tmp_path, str)
+        assert str(second) in str(caught.value)
+
+
 def test_a_worker_s_failure_is_told(data, tmp_path):
     with pytest.raises(TrainingStopped):
         ablate.ablate(data, replace(BASE, lr=1e30, epochs=8), ["fusion"], 1, tmp_path, str, workers=2)
