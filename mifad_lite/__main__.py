@@ -28,7 +28,7 @@ from .interrupt import stop_at_once
 from .model import PRESETS
 from .predict import format_prediction, predict
 from .promise import promise
-from .records import provenance, write_record
+from .records import check_place, provenance, write_record
 from .synthetic import synthetic_data
 from .train import LOSSES, PROFILES, SCHEDULES, TrainingStopped, fit, profile
 
@@ -367,6 +367,10 @@ def obey(args: argparse.Namespace) -> int:
     try:
         if place()[1] > 1 and args.command != "train":
             raise ValueError("several processes can share a training run and nothing else: start it without torchrun")
+        if args.command != "train":  # its output is a folder, which `fit` looks at
+            for path in (getattr(args, "out", None), getattr(args, "save", None)):
+                if path is not None:
+                    check_place(path)
         args.run(args)
         sys.stdout.flush()
         return 0

@@ -57,6 +57,16 @@ def device_name(device: str) -> str:
     return f"{model}, {torch.get_num_threads()} threads" + (f", {flags}" if flags else "")
 
 
+def check_place(path: Path | str) -> None:
+    """Raise, before the work for a file, the OSError that `write_atomically` would raise after it. Writes nothing."""
+    path = Path(path)
+    if path.exists() and not path.is_file():  # /dev/null would become a file, too
+        raise OSError(f"{path} was not written: something stands there that is not a file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OSError(f"{path} was not written: {above} is not a folder")
+
+
 def write_atomically(path: Path | str, write) -> None:
     """Call `write(temporary path)`, then rename: a reader sees the old file or the new one, never half of one.
 
@@ -65,9 +75,8 @@ def write_atomically(path: Path | str, write) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    check_place(path)
     try:
-        if path.exists() and not path.is_file():  # /dev/null would become a file, too
-            raise OSError("something stands there that is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)

@@ -29,7 +29,7 @@ from .evaluate import accuracy, predict_logits
 from .graph import Replay
 from .losses import AngularDistanceLoss, CenterLoss, CosineClassifier, IslandLoss
 from .model import PRESETS, MIFADConfig, check_numbers
-from .records import provenance, read_record, sweep, write_record
+from .records import check_place, provenance, read_record, sweep, write_record
 
 LOSSES = ("angular", "softmax", "center", "island")
 SCHEDULES = ("one-cycle", "cosine", "constant")
@@ -305,6 +305,8 @@ def fit(
     folder = None if folder is None else Path(folder)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and a run needs a folder: name another one")
+    for name in ("best.safetensors", "last.safetensors", "record.json") if folder is not None else ():
+        check_place(folder / name)
     for name in ("compile", "graph"):
         if getattr(config, name) and team.size > 1:
             done = {"compile": "compiled", "graph": "recorded as a graph"}[name]

@@ -12,7 +12,17 @@ import torch
 from PIL import Image
 
 import mifad_lite.__main__ as cli
-from mifad_lite import CLASSES, FaceData, FaceSet, MIFADConfig, MIFADNet, checkpoint, save_network, synthetic_data
+from mifad_lite import (
+    CLASSES,
+    FaceData,
+    FaceSet,
+    MIFADConfig,
+    MIFADNet,
+    checkpoint,
+    save_network,
+    synthetic_data,
+    train,
+)
 from mifad_lite.records import read_record
 
 MINI = MIFADConfig(widths=(2, 2, 4, 4, 4, 4), channels=4, embedding=8, head="linear")
@@ -311,6 +321,42 @@ def test_errors_are_one_line(capsys, drawn, always_happy, picture, tmp_path, mon
         (["predict", picture, "--checkpoint", picture], "not a readable safetensors checkpoint"),
     ):
         assert reason in error(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["data", "--out"],
+        ["evaluate", "--out"],
+        ["inspect", "--out"],
+        ["ablate", "--out"],
+        ["bench", "--out"],
+        ["interpolate", "a", "b", "--save"],
+        ["interpolate", "a", "b", "--save", "net.safetensors", "--out"],
+        ["shrink", "net.safetensors", "--out"],
+        ["export", "--out"],
+        ["explore", "--out"],
+        ["promise", "--out"],
+        ["report", "--out"],
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(argv, capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(cli, f"{argv[0]}_command", lambda args: pytest.fail("it began to work"))
+    assert "folder was not written: something stands there" in error(capsys, *argv, tmp_path / "folder")
+    assert f"{tmp_path / 'file'} is not a folder" in error(capsys, *argv, tmp_path / "file" / "new" / "out.json")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_run_whose_folder_cannot_be_made_is_refused_before_the_work(capsys, few_faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "build", lambda *args: pytest.fail("it began to work"))
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "run" / "record.json").mkdir(parents=True)
+    assert "is not a folder" in error(capsys, *SMOKE, "--out", tmp_path / "file" / "run")
+    assert "record.json was not written: something stands" in error(capsys, *SMOKE, "--out", tmp_path / "run")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "record.json", "run"]
 
 
 def test_a_network_for_other_classes_is_refused(capsys, few_faces, picture, tmp_path):
