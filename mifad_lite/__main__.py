@@ -380,6 +380,8 @@ def obey(args: argparse.Namespace) -> int:
         status, reason = 1, " ".join(str(error).splitlines())
         if isinstance(error, MemoryError) or "can't allocate" in reason or isinstance(error, torch.OutOfMemoryError):
             reason = "the memory is too small for this: lower the batch, the width or the number of faces"
+        elif "InvalidCxxCompiler" in reason or "Failed to find C compiler" in reason:  # inductor's words, and triton's
+            reason = "torch.compile needs a C++ compiler and finds none: install one, or leave --compile out"
         elif isinstance(error, RuntimeError) and not isinstance(error, TrainingStopped):
             raise  # a mistake of ours
         elif isinstance(error, OSError) and error.errno and not error.filename:

@@ -27,8 +27,8 @@ GONE = "the last whole epoch is kept: start the same command again with --resume
 
 def place() -> tuple[int, int, int]:
     """This process's number, how many there are, and its number on this machine, as torchrun says; else (0, 1, 0)."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    return tuple(int(os.environ[n]) for n in names) if set(names) <= os.environ.keys() else (0, 1, 0)
+    said = [os.environ.get(name, "").strip() for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    return tuple(map(int, said)) if all(said) else (0, 1, 0)
 
 
 @dataclass(frozen=True)

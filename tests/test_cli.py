@@ -391,6 +391,12 @@ def test_memory_that_is_too_small_is_said(capsys, monkeypatch):
         cli.main(["data"])
 
 
+def test_a_missing_compiler_is_said(capsys, monkeypatch):
+    for words in ("InvalidCxxCompiler: No working C++ compiler found", "Failed to find C compiler. Please specify"):
+        monkeypatch.setattr(cli, "get_data", lambda source, words=words: (_ for _ in ()).throw(RuntimeError(words)))
+        assert "needs a C++ compiler and finds none: install one" in error(capsys, "data")
+
+
 def test_a_run_that_blows_up_says_so(capsys, few_faces, tmp_path):
     text = error(capsys, *SMOKE[:-1], "8", "--lr", "1e30", "--out", tmp_path / "run")
     assert "lower lr or the margin" in text

@@ -484,6 +484,9 @@ def test_one_process_starts_no_group(monkeypatch):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: pytest.fail("a group was started"))
     before = signal.getsignal(signal.SIGTERM)
     assert place() == (0, 1, 0)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # a blank variable is as good as none
+    assert place() == (0, 1, 0)
     assert speaks()
     fit(faces(), quick(epochs=1), device="cpu")
     assert signal.getsignal(signal.SIGTERM) == before
