@@ -471,7 +471,7 @@ def test_what_the_page_counts():
     """Arithmetic again, from the published counts and the network's shapes."""
     numbers = report.values()
     assert numbers["beyond.n"] == "287,651"
-    assert "| AffectNet, labelled | 287,651 | 0.66 GB | 43.30 GB |" in numbers["beyond.memory"]
+    assert "| AffectNet, eight classes | 287,651 | 0.66 GB | 43.30 GB |" in numbers["beyond.memory"]
     parameters = sum(p.numel() for p in load_network("lite")[0].parameters())
     assert f"| lite | {parameters:,} | {4 * parameters / 1e6:.1f} MB |" in numbers["beyond.traffic"]  # two: once P
     speed = next(row for row in read_record("bench")["training"] if row["name"] == "base")["images_per_second"]
