@@ -97,6 +97,8 @@ def train_command(args: argparse.Namespace) -> None:
         network = ResNetConfig(args.width).to_dict()
         changes |= {"loss": args.loss or "softmax"}
     changes |= computed(args)
+    if args.crop is not None:
+        changes["augmentation"] = replace(config.augmentation, crop=args.crop)
     config = replace(config, arch=args.arch, network=network, **changes)
     teachers = [load_network(path)[0] for path in args.teacher]
     _, record = fit(
@@ -283,6 +285,7 @@ def make_parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{name}", type=int)
     for name in ("lr", "margin", "teach"):
         train.add_argument(f"--{name}", type=float)
+    train.add_argument("--crop", type=int, help="side in pixels of the window that a step sees, 0 for whole faces")
 
     evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
     data_option(evaluate)

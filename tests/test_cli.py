@@ -24,6 +24,7 @@ from mifad_lite import (
     train,
 )
 from mifad_lite.records import read_record
+from mifad_lite.train import PROFILES
 
 MINI = MIFADConfig(widths=(2, 2, 4, 4, 4, 4), channels=4, embedding=8, head="linear")
 HAPPY = CLASSES.index("happy")
@@ -252,6 +253,8 @@ def configured(monkeypatch):
         (["smoke", "--graph", "--schedule", "cosine"], {"graph": True, "schedule": "cosine"}),
         (["flagship"], {"graph": True, "loss": "softmax"}),
         (["flagship", "--no-graph", "--loss", "angular"], {"graph": False, "loss": "angular"}),
+        (["flagship", "--crop", "0"], {"augmentation": replace(PROFILES["flagship"].augmentation, crop=0)}),
+        (["cpu", "--crop", "32"], {"augmentation": replace(PROFILES["cpu"].augmentation, crop=32)}),
     ],
     ids=" ".join,
 )
