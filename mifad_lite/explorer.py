@@ -69,8 +69,12 @@ def explore() -> dict:
 
 
 def columns_of(net, x: torch.Tensor) -> list[list[torch.Tensor]]:
-    """The maps of depths 4, 5 and 6 of each column of `net` for faces (B, 1, 48, 48) in [0, 1]."""
-    return [column((x - 0.5) * 4) for column in net.columns]  # normalised as in MIFADNet.features
+    """The maps of depths 4, 5 and 6 of each column of `net` for faces (B, 1, 48, 48) in [0, 1].
+
+    Raises ValueError for integers.
+    """
+    x = net.normalise(x)
+    return [column(x) for column in net.columns]
 
 
 def rounded(values: torch.Tensor, digits: int = 4) -> list:

@@ -56,3 +56,10 @@ def test_occlusion_hides_the_place_it_names(net, faces, record):
 @torch.no_grad()
 def test_the_network_knows_drawn_faces(net, faces, record):
     assert net(faces).argmax(1).tolist() == list(range(7))
+
+
+def test_gray_levels_are_refused(net):
+    """They would be read as numbers far outside [0, 1]."""
+    gray = explorer.chosen_faces().images
+    with pytest.raises(ValueError, match=r"^a network reads floats in \[0, 1\], not torch.uint8"):
+        explorer.columns_of(net, gray)
