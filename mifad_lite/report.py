@@ -133,6 +133,62 @@ RECORDS = {
         "that, with the mirror image",
         "evaluate --checkpoint runs/three.safetensors --flip --data fer2013.csv",
     ),
+    "untaught_run": (
+        "the six epochs of the first pupil, without the teacher",
+        "train --profile flagship --start flagship --epochs 6 --batch 128 --lr 0.001 --no-graph "
+        "--data fer2013.csv --out runs/untaught",
+    ),
+    "untaught_again_run": (
+        "the four epochs of the second pupil, without the teacher",
+        "train --profile flagship --start flagship --epochs 4 --batch 128 --lr 0.001 --seed 1 --no-graph "
+        "--data fer2013.csv --out runs/untaught_again",
+    ),
+    "untaught_walk": (
+        "the public test between the best network and the first of these two",
+        "interpolate flagship runs/untaught/best.safetensors "
+        "--data fer2013.csv --save runs/untaught_walk.safetensors",
+    ),
+    "untaught_walk_two": (
+        "the public test between these two",
+        "interpolate runs/untaught/best.safetensors runs/untaught_again/best.safetensors "
+        "--steps 2 --data fer2013.csv --save runs/untaught_two.safetensors",
+    ),
+    "untaught_walk_three": (
+        "the public test between the best network and their average",
+        "interpolate flagship runs/untaught_two.safetensors "
+        "--data fer2013.csv --save runs/untaught_three.safetensors",
+    ),
+    "whole_run": (
+        "three more epochs of the best network, on whole faces",
+        "train --profile flagship --start flagship --crop 0 --epochs 3 --batch 128 --lr 0.0005 --seed 2 --no-graph "
+        "--data fer2013.csv --out runs/whole",
+    ),
+    "windows_run": (
+        "those three epochs on windows",
+        "train --profile flagship --start flagship --epochs 3 --batch 128 --lr 0.0005 --seed 2 --no-graph "
+        "--data fer2013.csv --out runs/windows",
+    ),
+    "windows_walk": (
+        "the public test between the best network and that",
+        "interpolate flagship runs/windows/best.safetensors --data fer2013.csv --save runs/windows_walk.safetensors",
+    ),
+    "whole_walk": (
+        "the public test between the best network and the one for whole faces",
+        "interpolate flagship runs/whole/best.safetensors --data fer2013.csv --save runs/whole_walk.safetensors",
+    ),
+    "whole_walk_on": (
+        "the public test between the best place without a teacher and that",
+        "interpolate runs/untaught_walk.safetensors runs/whole/best.safetensors "
+        "--data fer2013.csv --save runs/whole_on.safetensors",
+    ),
+    "whole_on_evaluation": (
+        "accuracy on both tests of the average that the public test chose",
+        "evaluate --checkpoint runs/whole_on.safetensors --data fer2013.csv",
+    ),
+    "whole_on_evaluation_flip": (
+        "that, with the mirror image",
+        "evaluate --checkpoint runs/whole_on.safetensors --flip --data fer2013.csv",
+    ),
     "paper_run": (
         "the paper's recipe, with a small network and a few epochs",
         "train --profile paper --preset slim --epochs 8 --no-bf16 --data fer2013.csv --out runs/paper",

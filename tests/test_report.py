@@ -231,6 +231,44 @@ def test_the_average_of_three_has_the_start_and_both_pupils():
         assert (made["ends"], made["share"]) == (three["ends"], three["best_share"])
 
 
+def test_the_walks_without_a_teacher_begin_and_end_where_the_page_says():
+    """Each walk's ends are the networks that its command names, told by their weights or by what they are right on."""
+    n = sum(read_record("fer2013")["counts"]["public"])
+    few = 5 / n  # that rounding can turn between two ways of computing
+    runs = {name: read_record(f"{name}_run") for name in ("untaught", "untaught_again", "whole")}
+    walks = {name: read_record(name) for name in report.RECORDS if re.match(r"(untaught|whole)_walk", name)}
+    start = runs["whole"]["start"]  # of all three, and of the walks that begin at the flagship
+    assert {run["start"] for run in runs.values()} == {start}
+    assert not any("teachers" in run for run in runs.values())
+    assert [walk["ends"][0] == start for walk in walks.values()] == [True, False, True, True, False]
+    first, second, whole = (walks[name]["ends"][1] for name in ("untaught_walk", "untaught_walk_two", "whole_walk"))
+    assert walks["untaught_walk_two"]["ends"] == [first, second]
+    assert walks["whole_walk_on"]["ends"][1] == whole
+    assert len({start, first, second, whole}) == 4
+
+    def ends(name):
+        return [walks[name]["points"][i]["public_accuracy"] for i in (0, -1)]
+
+    def summit(name):
+        return max(point["public_accuracy"] for point in walks[name]["points"])
+
+    best = {name: run["best_public_accuracy"] for name, run in runs.items()}
+    assert ends("untaught_walk_two") == pytest.approx([best["untaught"], best["untaught_again"]], abs=2 * few)
+    assert ends("untaught_walk_three")[1] == summit("untaught_walk_two")
+    assert ends("whole_walk_on") == pytest.approx([summit("untaught_walk"), best["whole"]], abs=few)
+    control = max(summit(name) for name in walks if name.startswith("untaught"))
+    assert ends("whole_walk_on")[0] == control, "the last walk begins at the best place without a teacher"
+    assert summit("whole_walk_on") == max(map(summit, walks)), "the private test was for the best place of all"
+    twin, walk = read_record("windows_run"), read_record("windows_walk")
+    assert (twin["start"], walk["ends"][0]) == (start, start)
+    apart = {"augmentation": {**twin["config"]["augmentation"], "crop": 0}}
+    assert runs["whole"]["config"] == {**twin["config"], **apart} != twin["config"]
+    assert walk["points"][-1]["public_accuracy"] == pytest.approx(twin["best_public_accuracy"], abs=few)
+    for name in ("whole_on_evaluation", "whole_on_evaluation_flip"):
+        made = read_record(name)["network"]
+        assert (made["ends"], made["share"]) == (walks["whole_walk_on"]["ends"], walks["whole_walk_on"]["best_share"])
+
+
 def within(made, wanted):
     """A record's configuration agrees with today's; it may lack a field that came later."""
     return all(within(v, wanted[k]) if isinstance(v, dict) else wanted[k] == v for k, v in made.items())
