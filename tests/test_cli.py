@@ -254,6 +254,8 @@ def configured(monkeypatch):
         (["flagship"], {"graph": True, "loss": "softmax"}),
         (["flagship", "--no-graph", "--loss", "angular"], {"graph": False, "loss": "angular"}),
         (["flagship", "--crop", "0"], {"augmentation": replace(PROFILES["flagship"].augmentation, crop=0)}),
+        (["flagship", "--mixup", "1"], {"mixup": 1.0}),
+        (["long", "--mixup", "0"], {"mixup": 0.0}),
         (["cpu", "--crop", "32"], {"augmentation": replace(PROFILES["cpu"].augmentation, crop=32)}),
     ],
     ids=" ".join,
