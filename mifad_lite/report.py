@@ -189,6 +189,20 @@ RECORDS = {
         "that, with the mirror image",
         "evaluate --checkpoint runs/whole_on.safetensors --flip --data fer2013.csv",
     ),
+    "mixed_run": (
+        "eight more epochs of the best network, on whole faces and with more noise",
+        "train --profile flagship --start flagship --crop 0 --mixup 1 --epochs 8 --batch 128 --lr 0.001 --seed 3 "
+        "--no-graph --data fer2013.csv --out runs/mixed",
+    ),
+    "mixed_walk": (
+        "the public test between the best network and that",
+        "interpolate flagship runs/mixed/best.safetensors --data fer2013.csv --save runs/mixed_walk.safetensors",
+    ),
+    "mixed_walk_on": (
+        "the public test between the average for whole faces and that",
+        "interpolate runs/whole_on.safetensors runs/mixed/best.safetensors "
+        "--data fer2013.csv --save runs/mixed_on.safetensors",
+    ),
     "paper_run": (
         "the paper's recipe, with a small network and a few epochs",
         "train --profile paper --preset slim --epochs 8 --no-bf16 --data fer2013.csv --out runs/paper",

@@ -117,6 +117,8 @@ ALLOWED = {
         "other data are reported at 73.3 %": "the publication that is cited after it",
         "as large as 8 MB can hold in 16 bits": GOAL,
         "We had set ourselves a bar of 70 %": GOAL,
+        "this time it goes on for almost six hours": GOAL,
+        "We had given it six hours of one core": GOAL,
     },
     "book/10_evaluation.md": {
         'A network answers "angry, 99 %"': ASSUMED,

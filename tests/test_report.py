@@ -7,6 +7,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 
 import pytest
 
@@ -231,6 +232,9 @@ def test_the_average_of_three_has_the_start_and_both_pupils():
         assert (made["ends"], made["share"]) == (three["ends"], three["best_share"])
 
 
+PUBLIC = itemgetter("public_accuracy")
+
+
 def test_the_walks_without_a_teacher_begin_and_end_where_the_page_says():
     """Each walk's ends are the networks that its command names, told by their weights or by what they are right on."""
     n = sum(read_record("fer2013")["counts"]["public"])
@@ -267,6 +271,20 @@ def test_the_walks_without_a_teacher_begin_and_end_where_the_page_says():
     for name in ("whole_on_evaluation", "whole_on_evaluation_flip"):
         made = read_record(name)["network"]
         assert (made["ends"], made["share"]) == (walks["whole_walk_on"]["ends"], walks["whole_walk_on"]["best_share"])
+
+
+def test_the_walks_with_more_noise_begin_and_end_where_the_page_says():
+    few = 5 / sum(read_record("fer2013")["counts"]["public"])  # that rounding can turn
+    run, walk, on = (read_record(name) for name in ("mixed_run", "mixed_walk", "mixed_walk_on"))
+    before, whole = read_record("whole_walk_on"), read_record("whole_run")
+    assert run["start"] == whole["start"] == walk["ends"][0]
+    assert on["ends"][1] == walk["ends"][1] != before["ends"][1]
+    assert on["ends"][0] not in (walk["ends"][0], *before["ends"]), "it begins at the average, and not at an end of it"
+    for w, first in ((walk, read_record("whole_walk")["points"][0]), (on, max(before["points"], key=PUBLIC))):
+        assert PUBLIC(w["points"][0]) == pytest.approx(PUBLIC(first), abs=few)
+        assert PUBLIC(w["points"][-1]) == pytest.approx(run["best_public_accuracy"], abs=few)
+    apart = {"epochs": 8, "lr": 0.001, "seed": 3, "mixup": 1.0}
+    assert run["config"] == {**whole["config"], **apart}
 
 
 def within(made, wanted):
