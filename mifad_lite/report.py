@@ -203,6 +203,16 @@ RECORDS = {
         "interpolate runs/whole_on.safetensors runs/mixed/best.safetensors "
         "--data fer2013.csv --save runs/mixed_on.safetensors",
     ),
+    "mixed_long_run": (
+        "the same epochs with more noise, twice as many",
+        "train --profile flagship --start flagship --crop 0 --mixup 1 --epochs 16 --batch 128 --lr 0.001 --seed 3 "
+        "--no-graph --data fer2013.csv --out runs/mixed_long",
+    ),
+    "mixed_long_walk": (
+        "the public test between the best network and that",
+        "interpolate flagship runs/mixed_long/best.safetensors "
+        "--data fer2013.csv --save runs/mixed_long_walk.safetensors",
+    ),
     "paper_run": (
         "the paper's recipe, with a small network and a few epochs",
         "train --profile paper --preset slim --epochs 8 --no-bf16 --data fer2013.csv --out runs/paper",

@@ -287,6 +287,16 @@ def test_the_walks_with_more_noise_begin_and_end_where_the_page_says():
     assert run["config"] == {**whole["config"], **apart}
 
 
+def test_the_longer_run_with_more_noise_differs_in_its_length_alone():
+    few = 5 / sum(read_record("fer2013")["counts"]["public"])  # that rounding can turn
+    run, before, walk = (read_record(name) for name in ("mixed_long_run", "mixed_run", "mixed_long_walk"))
+    assert run["config"] == {**before["config"], "epochs": 2 * before["config"]["epochs"]}
+    assert run["start"] == before["start"] == walk["ends"][0]
+    assert len(run["epochs"]) == run["config"]["epochs"], "the run is whole"
+    assert walk["points"][0] == read_record("mixed_walk")["points"][0]
+    assert PUBLIC(walk["points"][-1]) == pytest.approx(run["best_public_accuracy"], abs=few)
+
+
 def within(made, wanted):
     """A record's configuration agrees with today's; it may lack a field that came later."""
     return all(within(v, wanted[k]) if isinstance(v, dict) else wanted[k] == v for k, v in made.items())
