@@ -19,8 +19,8 @@ def text(chapter):
     return chapter.read_text("utf8")
 
 
-def test_all_twelve_are_there():
-    assert [path.stem[:2] for path in CHAPTERS] == [f"{n:02}" for n in range(1, 13)]
+def test_all_thirteen_are_there():
+    assert [path.stem[:2] for path in CHAPTERS] == [f"{n:02}" for n in range(1, 14)]
 
 
 def test_parts_of_a_chapter(text):
