@@ -99,13 +99,28 @@ def browser(tmp_path_factory):
 
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    class Chrome(webdriver.Chrome):
+        """Chromium 150 on a busy machine can answer `get` before the page is whole, and a test would look at a part."""
+
+        def get(self, url):
+            before = self.current_url.partition("#")[0]
+            super().get(url)
+            wanted = url.partition("#")[0]
+
+            def whole(driver):  # a page that sends on to another one ends elsewhere, so "not the one before" will do
+                here, state = driver.execute_script("return [document.URL.split('#')[0], document.readyState]")
+                return state == "complete" and (here == wanted or here != before)
+
+            WebDriverWait(self, 60, 0.02).until(whole)
 
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     for flag in [*CHROMIUM_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
         options.add_argument(flag)
-    chromium = webdriver.Chrome(options=options, service=Service(driver))
+    chromium = Chrome(options=options, service=Service(driver))
     chromium.set_page_load_timeout(60)
     chromium.set_script_timeout(60)
     yield chromium
