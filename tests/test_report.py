@@ -288,7 +288,7 @@ def test_the_walks_with_more_noise_begin_and_end_where_the_page_says():
 
 
 def test_the_longer_run_with_more_noise_differs_in_its_length_alone():
-    few = 5 / sum(read_record("fer2013")["counts"]["public"])  # that rounding can turn
+    few = 8 / sum(read_record("fer2013")["counts"]["public"])  # that rounding can turn: one in bfloat16, one in float32
     run, before, walk = (read_record(name) for name in ("mixed_long_run", "mixed_run", "mixed_long_walk"))
     assert run["config"] == {**before["config"], "epochs": 2 * before["config"]["epochs"]}
     assert run["start"] == before["start"] == walk["ends"][0]
