@@ -24,6 +24,7 @@ ARCHITECTURES = {
     "columns": (ColumnsNet, MIFADConfig),
 }
 LARGEST = 10**9  # parameters: 4 GB. The largest preset has 7 million.
+SIZES = ("width", "widths", "kernel_sizes", "channels", "pool_grid", "embedding", "classes")  # what makes it large
 
 
 class CheckpointError(ValueError):
@@ -44,7 +45,8 @@ def build(arch: str, config: dict) -> nn.Module:
     with torch.device("meta"):  # counted without taking memory
         size = sum(p.numel() for p in network(config).parameters())
     if size > LARGEST:
-        raise ValueError(f"the network would have {size:,} parameters, {LARGEST:,} at most: lower its widths")
+        lower = ", ".join(f.name for f in fields(config) if f.name in SIZES)
+        raise ValueError(f"the network would have {size:,} parameters, {LARGEST:,} at most: lower one of {lower}")
     return network(config)
 
 

@@ -41,6 +41,7 @@ PLACES += [(None, name) for name in BASE if name != "compile"]
 @given(place=st.sampled_from(PLACES), value=VALUES)
 @example(place=("network", "kernel_sizes"), value=[2])
 @example(place=(None, "lr"), value=42912)
+@example(place=("network", "channels"), value=3646)
 def test_a_configuration_is_refused_by_name_or_trains(place, value):
     part, name = place
     changed = {name: value} if part is None else {part: {**BASE[part], name: value}}
