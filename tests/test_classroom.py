@@ -523,7 +523,7 @@ def test_every_mistake_loses_its_points_and_no_others(name, secret, monkeypatch,
 
 def test_chapters_for_students_and_teachers(tmp_path):
     written = course.write_chapters(tmp_path)
-    assert len(written) == 24
+    assert len(written) == 2 * 13
     for student in sorted((tmp_path / "student").iterdir()):
         text, whole = student.read_text("utf8"), (tmp_path / "teacher" / student.name).read_text("utf8")
         checks = re.findall(r'exercises\.check\(\\"(ex-[\w-]+)', whole)
