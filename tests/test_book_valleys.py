@@ -1,5 +1,7 @@
 """Chapter 13's figure: its losses are the integrals they stand for, its wall that of the line."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -65,6 +67,17 @@ def test_losses_and_the_wall(page, a, b, moves, share):
     over = [loss((1 - t) * first + t * last) - (1 - t) * ends[0] - t * ends[1] for t in line]
     assert s["wall"] == pytest.approx(max(over), rel=1e-4, abs=1e-5)
     assert ("No wall" in found["note"]) == (s["wall"] < 0.01)
+
+
+def test_a_steep_network_is_drawn_with_its_own_slope(page):
+    """Slopes of 3 and 0 leave the graph: the line is cut there, and not bent to fit."""
+    driver = page([1.5, 1.5], [1.5, 1.5])
+    drawn = driver.execute_script(
+        'return document.querySelector("#mifad-valleys").querySelector("path[stroke=\'var(--c3)\']").getAttribute("d")'
+    )
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split()) for point in re.split("[ML]", drawn)[1:])
+    assert (x1 - x0, y1 - y0) == pytest.approx((140, 0))
+    assert (y1 - y2) / 62 == pytest.approx(3 * (x2 - x1) / 140, rel=1e-3)
 
 
 def test_swapped_neurons_are_the_same_network_behind_a_wall(page):

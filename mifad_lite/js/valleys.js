@@ -47,6 +47,7 @@ ui.draw(() => {
   );
   const high = Math.max(0.4, 1.05 * Math.max(...walk)), U = (s) => 44 + 280 * s, V = (v) => 122 - (110 * v) / high;
   const [right, left] = slopes(here), P = (x) => 184 + 140 * x, Q = (y) => 290 - 62 * y;
+  const reach = (slope) => Math.min(1, 1.9 / slope); // where a steep line leaves its graph
   graphs.replaceChildren(
     ui.svg("path", { d: "M44 12V122H324", fill: "none", stroke: "var(--line)" }),
     path([[U(0), V(first)], [U(1), V(last)]], { stroke: "var(--line)", "stroke-dasharray": "4 3" }),
@@ -56,7 +57,7 @@ ui.draw(() => {
     text(U(0), 140, "A"), text(U(1), 140, "B"), text(U(0.5), 140, "share of B"),
     ui.svg("path", { d: "M44 290H324M184 290V168", fill: "none", stroke: "var(--line)" }),
     path([[P(-1), Q(1)], [P(0), Q(0)], [P(1), Q(1)]], { stroke: "currentColor", "stroke-dasharray": "5 4" }),
-    path([[P(-1), Q(Math.min(left, 1.9))], [P(0), Q(0)], [P(1), Q(Math.min(right, 1.9))]], { stroke: "var(--c3)", "stroke-width": 2.5 }),
+    path([[P(-reach(left)), Q(left * reach(left))], [P(0), Q(0)], [P(reach(right)), Q(right * reach(right))]], { stroke: "var(--c3)", "stroke-width": 2.5 }),
     ...[-1, 0, 1].map((v) => text(P(v), 308, v)), text(P(0), 324, "x"),
   );
   aOut(first.toFixed(3));
