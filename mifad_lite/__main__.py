@@ -89,7 +89,7 @@ def computed(args: argparse.Namespace) -> dict:
 def train_command(args: argparse.Namespace) -> None:
     config = profile(args.profile)
     network = PRESETS[args.preset].to_dict() if args.preset else dict(config.network)
-    given = ("epochs", "batch", "lr", "margin", "seed", "loss", "schedule", "teach", "mixup")
+    given = ("epochs", "batch", "lr", "margin", "seed", "loss", "schedule", "teach", "mixup", "sam")
     changes = {k: v for k in given if (v := getattr(args, k)) is not None}
     if args.loss:
         network["head"] = "cosine" if args.loss == "angular" else "linear"
@@ -287,6 +287,7 @@ def make_parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{name}", type=float)
     train.add_argument("--crop", type=int, help="side in pixels of the window that a step sees, 0 for whole faces")
     train.add_argument("--mixup", type=float, help="alpha of mixup, 0 for none; 1 makes every share as likely")
+    train.add_argument("--sam", type=float, help="radius of sharpness-aware minimisation, 0 for none; twice the time")
 
     evaluate = command("evaluate", evaluate_command, "Accuracy on the public and the private test.")
     data_option(evaluate)

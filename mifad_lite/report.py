@@ -643,7 +643,7 @@ def recipe(config: dict) -> str:
     if config["loss"] == "angular":
         ramp = f"ramped over {100 * config['ramp']:.0f} % of the run"
         loss += f" (s = {config['network']['scale']:g}, m = {config['margin']:g} {ramp})"
-    extras = [f"{name} {config[name]:g}" for name in ("smoothing", "mixup") if config.get(name)]
+    extras = [f"{name} {config[name]:g}" for name in ("smoothing", "mixup", "sam") if config.get(name)]
     if side := config["augmentation"].get("crop"):
         extras.append(f"windows of {side} pixels")
     loss = ", ".join([loss, *extras])

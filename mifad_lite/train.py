@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class TrainConfig:
         for none; each image is blended with another one, the share drawn from Beta(alpha, alpha), and so is its loss.
     teach: part of the loss that asks for the teachers' probabilities in place of the label (Hinton et al., 2015), with
         the teachers that `fit` is given.
+    sam: radius of sharpness-aware minimisation (Foret et al., ICLR 2021), 0 for none; the step's gradient is taken this
+        far up the slope, which costs a second pass.
     clip: largest gradient norm.  bf16, channels_last, compile, graph: how the steps are computed (channels_last on a
         CPU only together with bf16; graph, a step as one CUDA graph, on a GPU only).
     """
@@ -71,6 +74,7 @@ class TrainConfig:
     smoothing: float = 0.0
     mixup: float = 0.0
     teach: float = 0.0
+    sam: float = 0.0
     clip: float = 5.0
     bf16: bool = True
     channels_last: bool = True
@@ -93,7 +97,7 @@ class TrainConfig:
         check_numbers(self, epochs=(1, 10**6), batch=(2, 10**9), seed=(-(10**12), 10**12))
         check_numbers(self, lr=(0.0, 1e38), weight_decay=(0.0, 1e6), clip=(1e-9, math.inf), margin=(-100.0, 100.0))
         check_numbers(self, ramp=(0.0, 1.0), warmup=(0.0, 1.0), ema=(0.0, 100.0), aux_weight=(0.0, 1e6))
-        check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0), teach=(0.0, 1.0))
+        check_numbers(self, smoothing=(0.0, 0.99), mixup=(0.0, 100.0), teach=(0.0, 1.0), sam=(0.0, 100.0))
         if not isinstance(self.network, dict):
             raise ValueError(f"network is {self.network!r}, and must be a dict, as MIFADConfig(...).to_dict() makes it")
         if self.loss == "angular" and self.arch != "mifad":
@@ -268,6 +272,27 @@ def ema_update(average: dict[str, Tensor], current: dict[str, Tensor], decay: fl
         average[name].copy_(current[name])
 
 
+@contextmanager
+def uphill(net: nn.Module, radius: float) -> Iterator[None]:
+    """For the time of the block, the weights w stand at w + radius g / |g|, g their gradients, |g| over all of them.
+
+    Afterwards weights and running statistics are what they were, bit for bit. The gradients are the block's.
+    Source: Foret et al., ICLR 2021, equation 2 for p = 2.
+    """
+    state = list(net.state_dict().values())
+    before = [t.clone() for t in state]
+    moved = [p for p in net.parameters() if p.grad is not None]
+    with torch.no_grad():
+        slope = [p.grad for p in moved]
+        length = torch.stack(torch._foreach_norm(slope)).norm().clamp_min(1e-12)
+        torch._foreach_add_(moved, torch._foreach_mul(slope, radius / length))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(state, before)
+
+
 @guard(TrainingStopped)
 def fit(
     data: FaceData,
@@ -386,9 +411,18 @@ def fit(
             if teachers:
                 with torch.no_grad():
                     taught = torch.stack([teacher(x).float().softmax(1) for teacher in teachers]).mean(0)
-            loss, scores = shared_step(x, y, ramp, mix, taught)
-        optimizer.zero_grad()
-        loss.backward()
+
+        def descend() -> tuple[Tensor, Tensor]:
+            with torch.autocast(kind, torch.bfloat16, enabled=config.bf16):
+                loss, scores = shared_step(x, y, ramp, mix, taught)
+            optimizer.zero_grad()
+            loss.backward()
+            return loss, scores
+
+        loss, scores = descend()
+        if config.sam:
+            with uphill(net, config.sam):
+                descend()
         norm = nn.utils.clip_grad_norm_(net.parameters(), config.clip)
         result = team.mean(torch.stack([loss.detach(), (scores.argmax(1) == y).float().mean()]))
         result = torch.cat([result, norm.detach()[None]])
@@ -585,8 +619,10 @@ def load_state(path, config, data, origin, net, average, objective, optimizer) -
         raise ValueError(f"{path}: this is not the state of a training run; name another folder")
     if meta["data"] != data.sha256:
         raise ValueError(f"{path}: this run was trained on other data; resume it with the same, or start a new folder")
-    if meta["config"] != config.to_dict():
-        there = meta["config"] if isinstance(meta["config"], dict) else {}
+    there = meta["config"] if isinstance(meta["config"], dict) else {}
+    if there:  # a setting that came later was off then, and off is its default
+        there = TrainConfig().to_dict() | there
+    if there != config.to_dict():
         changed = [k for k, v in config.to_dict().items() if there.get(k) != v] or ["configuration"]
         raise ValueError(f"{path}: this run has another {', '.join(changed)}; resume it unchanged or name a new folder")
     if meta.get("teachers", []) != origin.get("teachers", []):

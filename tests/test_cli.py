@@ -256,6 +256,7 @@ def configured(monkeypatch):
         (["flagship", "--crop", "0"], {"augmentation": replace(PROFILES["flagship"].augmentation, crop=0)}),
         (["flagship", "--mixup", "1"], {"mixup": 1.0}),
         (["long", "--mixup", "0"], {"mixup": 0.0}),
+        (["smoke", "--sam", "0.1"], {"sam": 0.1}),
         (["cpu", "--crop", "32"], {"augmentation": replace(PROFILES["cpu"].augmentation, crop=32)}),
     ],
     ids=" ".join,

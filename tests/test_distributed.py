@@ -49,6 +49,7 @@ SAYS = "the last whole epoch is kept: start the same command again with --resume
 RUNS = {
     "angular": {"clip": 0.5},
     "mixup": {"mixup": 0.4, "smoothing": 0.1, "augmentation": Augmentation(crop=40)},
+    "sam": {"sam": 0.3, "mixup": 0.4},
     "island": {"loss": "island", "network": LINEAR, "aux_weight": 0.1, "optimizer": "sgd"},
     "resumed": {"loss": "center", "network": LINEAR, "aux_weight": 0.1, "ema": 0.0},
 }

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -54,6 +54,7 @@ from mifad_lite.train import (
     ema_update,
     lr_factor,
     make_optimizer,
+    uphill,
 )
 
 MINI = {**PRESETS["tiny"].to_dict(), "widths": (2, 2, 4, 4, 4, 4), "channels": 4, "embedding": 8, "dropout": 0.1}
@@ -336,12 +337,98 @@ def test_mixed_images_are_blends_of_two_of_the_batch(data, monkeypatch):
         ({"smoothing": -0.1}, "smoothing = -0.1 must be a number"),
         ({"mixup": -1.0}, "mixup = -1.0 must be a number from 0"),
         ({"mixup": math.nan}, "mixup = nan must be a number from 0"),
+        ({"sam": -0.1}, "sam = -0.1 must be a number from 0"),
+        ({"sam": math.inf}, "sam = inf must be a number from 0"),
         ({"mixup": 0.2, "loss": "island", "network": LINEAR}, "the island loss knows but one center"),
     ],
 )
 def test_smoothing_and_mixup_out_of_range(changes, says):
     with pytest.raises(ValueError, match=says):
         quick(**changes)
+
+
+class Bowl(nn.Module):
+    """1/2 w' A w, with a row of w that no loss reaches."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.w, self.idle = nn.Parameter(torch.tensor([3.0, -1.0, 0.5])), nn.Parameter(torch.ones(2))
+        self.register_buffer("a", a)
+
+    def forward(self):
+        return self.w @ self.a @ self.w / 2
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.1, 2.0])
+def test_the_gradient_is_taken_a_radius_up_the_slope(radius):
+    """Of a bowl it is A (w + radius A w / |A w|), by NumPy in float64."""
+    root = np.random.default_rng(2).standard_normal((3, 3))
+    a = root @ root.T
+    net = Bowl(torch.from_numpy(a).float())
+    net().backward()
+    w = net.w.detach().double().numpy()
+    with uphill(net, radius):
+        net.zero_grad()
+        net().backward()
+        assert torch.equal(net.idle, torch.ones(2))
+    slope = a @ w
+    np.testing.assert_allclose(net.w.grad.numpy(), a @ (w + radius * slope / np.linalg.norm(slope)), rtol=1e-5)
+    assert net.w.tolist() == [3.0, -1.0, 0.5]
+    assert net.idle.grad is None
+
+
+def test_on_level_ground_nothing_moves():
+    net = Bowl(torch.zeros(3, 3))
+    net().backward()
+    with uphill(net, 1.0):
+        assert net.w.tolist() == [3.0, -1.0, 0.5]
+
+
+def test_what_goes_wrong_up_the_slope_leaves_the_weights_as_they_were():
+    net = Bowl(torch.eye(3))
+    net().backward()
+    with suppress(ZeroDivisionError), uphill(net, 1.0):
+        assert net.w.tolist() != [3.0, -1.0, 0.5]
+        raise ZeroDivisionError
+    assert net.w.tolist() == [3.0, -1.0, 0.5]
+
+
+def test_a_sharpness_aware_step_goes_down_the_slope_of_the_place_above(data):
+    """The first step of SGD (Nesterov: 1.9 times the gradient), against gradients in float64 on a network of ours."""
+    plain = {**MINI, "dropout": 0.0}
+    batch = len(data.train)
+    config = quick(network=plain, sam=0.5, optimizer="sgd", weight_decay=0.0, clip=math.inf, epochs=1, batch=batch)
+    config = replace(config, ema=0.0, ramp=0.0, lr=0.01, augmentation=Augmentation.none())
+    torch.manual_seed(5)
+    start = build("mifad", plain)
+    net, _ = fit(data, config, start=start)
+
+    own = build("mifad", plain).double().train()
+    own.load_state_dict(start.state_dict())
+    weights = list(own.parameters())
+    x, y = data.train.images.double() / 255, data.train.labels
+
+    def gradients():
+        loss, _ = Objective(config, 8, 7)(own, own.features(x), y, 1.0)
+        return torch.autograd.grad(loss, weights)
+
+    slope = gradients()
+    length = math.sqrt(sum(g.square().sum().item() for g in slope))
+    with torch.no_grad():
+        for w, g in zip(weights, slope, strict=True):
+            w += 0.5 * g / length
+    above = gradients()
+    cosine = sum((a * b).sum().item() for a, b in zip(slope, above, strict=True))
+    assert cosine < 0.99 * length * math.sqrt(sum(g.square().sum().item() for g in above)), "the two should differ"
+    rate = 0.01 * lr_factor("one-cycle", 0.0, config.warmup)
+    for new, old, g in zip(net.parameters(), start.parameters(), above, strict=True):
+        torch.testing.assert_close((old - new).double(), 1.9 * rate * g, rtol=1e-3, atol=1e-6)
+
+
+def test_the_pass_up_the_slope_leaves_no_trace_in_running_statistics(data):
+    """At rate 0 a run with it and a run without it end with the same network."""
+    nets = [fit(data, quick(sam=sam, lr=0.0, network={**MINI, "dropout": 0.0}))[0] for sam in (0.0, 0.5)]
+    assert_same_tensors(nets[0].state_dict(), nets[1].state_dict())
 
 
 @pytest.mark.parametrize("warmup", [0.05, 0.2, 0.7])
@@ -661,6 +748,7 @@ def cut_after(epochs):
         {"loss": "center", "network": LINEAR, "aux_weight": 0.1},
         {"loss": "island", "network": LINEAR, "optimizer": "sgd"},
         {"smoothing": 0.1, "mixup": 0.2, "augmentation": Augmentation(crop=32)},
+        {"sam": 0.2},
         RESNET,
     ],
     ids=",".join,
@@ -703,6 +791,18 @@ def refusal(kind, folder, *args, **options):
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
     return str(caught.value)
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(started, data, tmp_path):
+    """It was off then, and off is its default. Switched on, it makes another run."""
+    path = started / "last.safetensors"
+    tensors, meta = read_tensors(path)
+    assert meta["config"].pop("sam") == 0.0
+    write_tensors(path, tensors, meta)
+    assert "another sam;" in refusal(ValueError, started, data, quick(sam=0.1), resume=True)
+    fit(data, quick(), started, resume=True)
+    fit(data, quick(), tmp_path / "whole")
+    assert_same_run(started, tmp_path / "whole")
 
 
 def test_a_run_is_not_overwritten(started, data):
@@ -863,6 +963,7 @@ def graphed(**changes):
         {"loss": "softmax", "network": LINEAR, "smoothing": 0.1},
         {"loss": "center", "network": LINEAR, "aux_weight": 0.1},
         {"teach": 0.5},
+        {"sam": 0.2},
         {"bf16": True},
         RESNET,
     ],
