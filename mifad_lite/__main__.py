@@ -198,7 +198,7 @@ def bench_command(args: argparse.Namespace) -> None:
 def interpolate_command(args: argparse.Namespace) -> None:
     data = get_data(args.data)
     (a, _), (b, _) = (network(path) for path in args.checkpoints)
-    net, found = interpolate(a, b, data, args.steps, log=lambda line: print(line, flush=True))
+    net, found = interpolate(a, b, data, args.steps, lambda line: print(line, flush=True), args.rise)
     save_network(args.save, net, ends=found["ends"], share=found["best_share"])
     print(f"{args.save}: share {found['best_share']:.2f} of {args.checkpoints[1]}")
     if args.out:
@@ -332,6 +332,7 @@ def make_parser() -> argparse.ArgumentParser:
     line.add_argument("checkpoints", type=Path, nargs=2, metavar="CHECKPOINT", help="of one configuration")
     data_option(line)
     line.add_argument("--steps", default=4, type=int, help="equal steps from the first network to the second")
+    line.add_argument("--rise", default=0.0, type=float, metavar="RADIUS", help="how steep the ground is so far around")
     line.add_argument("--save", type=Path, required=True, help="write the network here")
     out_option(line)
 

@@ -10,7 +10,7 @@ import mifad_lite.__main__ as cli
 from mifad_lite.baseline import ResNetConfig
 from mifad_lite.checkpoint import build, load_network, save_network, weights_of
 from mifad_lite.evaluate import accuracy, predict_logits
-from mifad_lite.interpolate import between, interpolate
+from mifad_lite.interpolate import between, interpolate, rise
 from mifad_lite.model import PRESETS
 from mifad_lite.records import read_record
 from mifad_lite.synthetic import synthetic_data
@@ -93,6 +93,57 @@ def test_the_private_test_is_not_looked_at(pair, data):
     assert len(lines) == 2
 
 
+def slope_of(net, faces):
+    """The gradient of the mean cross-entropy in evaluation mode as one vector, and that loss; in float64."""
+    net = copy.deepcopy(net).double().eval()
+    scores = net(faces.images.double() / 255).log_softmax(1)
+    loss = -scores[torch.arange(len(faces)), faces.labels].mean()
+    weights = list(net.parameters())
+    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)], loss.item()
+
+
+@pytest.mark.parametrize("batch", [7, 256])
+def test_the_rise_is_the_loss_up_the_slope_minus_the_loss_here(pair, data, batch):
+    net = pair[0].train()
+    slope, here = slope_of(net, data.public)
+    length = sum(g.square().sum() for g in slope).sqrt()
+    above = copy.deepcopy(net)
+    with torch.no_grad():
+        for w, g in zip(above.parameters(), slope, strict=True):
+            w += (0.3 * g / length).float()
+    _, there = slope_of(above, data.public)
+    before, marks = weights_of(net), [torch.ones_like(p) for p in net.parameters()]
+    for p, mark in zip(net.parameters(), marks, strict=True):
+        p.grad = mark
+    assert rise(net, data.public, 0.3, batch) == pytest.approx(there - here, rel=1e-3)
+    assert weights_of(net) == before
+    assert net.training
+    assert all(p.grad is mark for p, mark in zip(net.parameters(), marks, strict=True)), "gradients are given back"
+    small = rise(net, data.public, 1e-2, batch)
+    assert small == pytest.approx(1e-2 * length.item(), rel=0.1), "close by it is the length of the gradient"
+
+
+def test_the_rise_stands_beside_each_place_and_chooses_nothing(pair, data):
+    states = [copy.deepcopy(net.state_dict()) for net in pair]
+    _, found = interpolate(*copy.deepcopy(pair), data, 2, radius=0.2)
+    _, plain = interpolate(*pair, data, 2)
+    assert found["radius"] == 0.2
+    assert "radius" not in plain
+    probe = build("mifad", TINY)
+    for point in found["points"]:
+        probe.load_state_dict(between(*states, point["share"]))
+        assert point.pop("public_rise") == pytest.approx(rise(probe, data.public, 0.2), abs=2e-6)
+    assert found["points"] == plain["points"]
+    assert found["best_share"] == plain["best_share"]
+
+
+@pytest.mark.parametrize("radius", [-0.1, float("inf"), float("nan")])
+def test_a_radius_is_a_distance(pair, data, radius):
+    with pytest.raises(ValueError, match=r"^radius = \S+ must be a number from 0$"):
+        interpolate(*pair, data, radius=radius)
+
+
 @pytest.mark.parametrize(
     ("arch", "network", "steps", "says"),
     [
@@ -120,9 +171,11 @@ def test_command(pair, tmp_path, capsys):
         save_network(path, net)
     words = ["interpolate", *paths, "--data", "drawn:16,public=20,private=8", "--steps", 2]
     saved, out = tmp_path / "between.safetensors", tmp_path / "between.json"
-    assert cli.main([str(word) for word in (*words, "--save", saved, "--out", out)]) == 0
+    assert cli.main([str(word) for word in (*words, "--rise", 0.05, "--save", saved, "--out", out)]) == 0
     record, (net, meta) = read_record(out), load_network(saved)
     assert (record["kind"], record["steps"], len(record["points"])) == ("interpolate", 2, 3)
+    assert record["radius"] == 0.05
+    assert all(point["public_rise"] > 0 for point in record["points"])
     assert meta["ends"] == record["ends"] == [weights_of(net) for net in pair]
     assert meta["share"] == record["best_share"]
     wanted = between(*(p.state_dict() for p in pair), record["best_share"])
