@@ -1,6 +1,7 @@
 """Run records: small JSON files that commands write and the book reads. No number reaches the book another way."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -54,7 +55,8 @@ def device_name(device: str) -> str:
         fields = {k.strip(): v.strip() for k, v in fields.items()}
         model = fields.get("model name", model)
         flags = ", ".join(f for f in ("amx_bf16", "avx512_bf16") if f in fields.get("flags", "").split())
-    return f"{model}, {torch.get_num_threads()} threads" + (f", {flags}" if flags else "")
+    count = torch.get_num_threads()
+    return f"{model}, {count} thread{'' if count == 1 else 's'}" + (f", {flags}" if flags else "")
 
 
 def check_place(path: Path | str) -> None:
@@ -65,6 +67,9 @@ def check_place(path: Path | str) -> None:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise OSError(f"{path} was not written: {above} is not a folder")
+    effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    if not os.access(above, os.W_OK | os.X_OK, **effective):
+        raise OSError(f"{path} was not written: {os.strerror(errno.EACCES)} ({above})")
 
 
 def write_atomically(path: Path | str, write) -> None:

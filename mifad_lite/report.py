@@ -518,7 +518,7 @@ def interval(limits: list[float], digits: int = 2) -> str:
 def expected(record: dict) -> str:
     """What a second run of a record's command should give, in one or two sentences."""
     kind, path = record["kind"], "The same to the last digit on the same processor with as many threads"
-    if "threads" not in record["device"]:
+    if " thread" not in record["device"]:
         path = "No two runs are the same, as a GPU sums in another order from run to run"
     if kind == "data":
         return "The same counts on every machine."

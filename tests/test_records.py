@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 
@@ -90,7 +91,7 @@ def test_provenance_tells_what_a_number_needs():
     origin = provenance("drawn faces", "ab12")
     assert origin["commit"] == git_commit()
     assert origin["data"] == {"name": "drawn faces", "sha256": "ab12"}
-    assert f"{torch.get_num_threads()} threads" in origin["device"]
+    assert f", {torch.get_num_threads()} thread" in origin["device"]
     assert origin["versions"] == {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -145,3 +146,36 @@ def test_the_commit_is_that_of_the_code(checkout, monkeypatch):
 
     monkeypatch.setenv("PATH", "")
     assert git_commit() == "unknown"  # no git
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 thread"), (2, "2 threads")])
+def test_one_thread_is_one(count, words, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    assert words in records.device_name("cpu").split(", ")
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users to change to here")
+@pytest.mark.parametrize("below", ["record.json", "new/folder/record.json"])
+def test_a_folder_that_may_not_be_written_to_is_noticed_before_the_work(below, tmp_path):
+    shut, root = tmp_path / "shut", os.geteuid() == 0
+    shut.mkdir()
+    for folder in (shut, *shut.parents):
+        if root and folder.owner() == "root" and "pytest" in str(folder):
+            folder.chmod(folder.stat().st_mode | 0o555)  # so that nobody gets there
+    records.check_place(shut / below)
+    shut.chmod(0o555)
+    try:
+        if root:  # who may write everywhere
+            os.seteuid(65534)
+        with pytest.raises(
+            OSError, match=rf"{re.escape(str(shut / below))} was not written: Permission denied \(.*shut\)$"
+        ):
+            records.check_place(shut / below)
+        with pytest.raises(OSError, match="was not written: Permission denied"):
+            write_record(shut / below, RECORD)
+    finally:
+        if root:
+            os.seteuid(0)
+        shut.chmod(0o755)
+    write_record(shut / below, RECORD)
+    assert read_record(shut / below) == RECORD

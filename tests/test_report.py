@@ -332,7 +332,7 @@ def test_what_to_expect_is_in_the_records(reproduce):
 
 def test_the_page_is_right_about_gpus(reproduce):
     """A processor's name comes with its number of threads, a GPU's does not."""
-    on_gpu = [path.stem for path in RESULTS.glob("*.json") if "threads" not in read_record(path)["device"]]
+    on_gpu = [path.stem for path in RESULTS.glob("*.json") if " thread" not in read_record(path)["device"]]
     assert bool(on_gpu) != ("Nothing has been measured on a GPU yet" in reproduce)
 
 
