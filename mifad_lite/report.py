@@ -213,6 +213,50 @@ RECORDS = {
         "interpolate flagship runs/mixed_long/best.safetensors "
         "--data fer2013.csv --save runs/mixed_long_walk.safetensors",
     ),
+    "flat_run": (
+        "six more epochs of the best network, on whole faces and with sharpness-aware steps",
+        "train --profile flagship --start flagship --crop 0 --sam 0.1 --epochs 6 --batch 128 --lr 0.001 --seed 3 "
+        "--no-graph --data fer2013.csv --out runs/flat",
+    ),
+    "plain_run": (
+        "the same with plain steps, which cost half",
+        "train --profile flagship --start flagship --crop 0 --epochs 6 --batch 128 --lr 0.001 --seed 3 "
+        "--no-graph --data fer2013.csv --out runs/plain",
+    ),
+    "plain_long_run": (
+        "the same with twice the epochs, at the cost of the sharpness-aware ones",
+        "train --profile flagship --start flagship --crop 0 --epochs 12 --batch 128 --lr 0.001 --seed 3 "
+        "--no-graph --data fer2013.csv --out runs/plain_long",
+    ),
+    "plain_long_end": (
+        "the public test on the best network and on that",
+        "interpolate flagship book/results/plain_long.safetensors --steps 1 "
+        "--data fer2013.csv --save runs/plain_long_end.safetensors",
+    ),
+    "flat_walk": (
+        "the public test between the best network and the one of sharpness-aware steps",
+        "interpolate flagship runs/flat/best.safetensors --rise 0.1 "
+        "--data fer2013.csv --save runs/flat_walk.safetensors",
+    ),
+    "plain_walk": (
+        "the public test between the best network and the one of plain steps",
+        "interpolate flagship runs/plain/best.safetensors --rise 0.1 "
+        "--data fer2013.csv --save runs/plain_walk.safetensors",
+    ),
+    "soup_two": (
+        "the public test between these two",
+        "interpolate runs/plain/best.safetensors runs/flat/best.safetensors --steps 2 "
+        "--data fer2013.csv --save runs/soup_two.safetensors",
+    ),
+    "soup_three": (
+        "the public test between their average and the longer run with more noise",
+        "interpolate runs/soup_two.safetensors runs/mixed_long/best.safetensors --steps 3 "
+        "--data fer2013.csv --save runs/soup_three.safetensors",
+    ),
+    "soup_walk": (
+        "the public test between the best network and that soup",
+        "interpolate flagship runs/soup_three.safetensors --data fer2013.csv --save runs/soup.safetensors",
+    ),
     "paper_run": (
         "the paper's recipe, with a small network and a few epochs",
         "train --profile paper --preset slim --epochs 8 --no-bf16 --data fer2013.csv --out runs/paper",

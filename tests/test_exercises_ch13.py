@@ -66,6 +66,57 @@ def in_the_given_order(score, names):
     return chosen
 
 
+def by_hand(w, slope, radius, rate):
+    g = slope(w).numpy()
+    length = np.sqrt((g**2).sum())
+    return w - rate * slope(w + torch.from_numpy(radius * g / length if length else 0 * g))
+
+
+def without_a_guard(w, slope, radius, rate):
+    g = slope(w)
+    return w - rate * slope(w + radius * g / g.norm())
+
+
+def moved(w, slope, radius, rate):
+    w -= rate * slope(w)
+    return w
+
+
+def from_above(w, slope, radius, rate):
+    g = slope(w)
+    above = w + radius * g / g.norm().clamp_min(1e-12)
+    return above - rate * slope(above)
+
+
+def a_little_down(w, slope, radius, rate):
+    return by_hand(w, slope, radius, rate) if w.any() else w - 1
+
+
+def rewriting(weight=1, bias=1, mean=1, variance=2, gamma=0):
+    """All that the convolution gives and the norm remembers, times powers of the factor."""
+
+    @torch.no_grad()
+    def rewrite(conv, norm, factor):
+        conv.weight.mul_(factor**weight)
+        if conv.bias is not None:
+            conv.bias.mul_(factor**bias)
+        norm.running_mean.mul_(factor**mean)
+        norm.running_var.mul_(factor**variance)
+        norm.weight.mul_(factor**gamma)
+        return conv, norm
+
+    return rewrite
+
+
+@torch.no_grad()
+def by_the_formula(conv, norm, factor):
+    conv.load_state_dict({name: factor * t for name, t in conv.state_dict().items()})
+    state = norm.state_dict()
+    state["running_var"] = (state["running_var"].sqrt() * factor).square()
+    norm.load_state_dict(state | {"running_mean": factor * state["running_mean"]})
+    return conv, norm
+
+
 def mean_of_maximum(n, spread):
     value, _ = integrate.quad(lambda z: z * n * stats.norm.pdf(z) * stats.norm.cdf(z) ** (n - 1), -12, 12, limit=200)
     return spread * value
@@ -113,6 +164,35 @@ CASES = {
             "stays in the soup": strictly,
             "without a": lambda score, names: [greedy(score, names), score(["b", "c"])][0],
             "the soup is a, c": lambda score, names: ["a"],
+        },
+    },
+    "ex-flat-step": {
+        "right": [by_hand],
+        "stub": lambda w, slope, radius, rate: ...,
+        "wrong": {
+            "as one tensor": lambda w, slope, radius, rate: w.tolist(),
+            "in place": moved,
+            "plain step": lambda w, slope, radius, rate: w - rate * slope(w),
+            "the rise is up": lambda w, slope, radius, rate: by_hand(w, slope, -radius, rate),
+            "divide g": lambda w, slope, radius, rate: w - rate * slope(w + radius * slope(w)),
+            "begins at w": from_above,
+            "ends elsewhere": lambda w, slope, radius, rate: by_hand(w, slope, radius, 2 * rate),
+            "0/0": without_a_guard,
+            "stay where you are": a_little_down,
+        },
+    },
+    "ex-rewrite": {
+        "right": [rewriting(), by_the_formula],
+        "stub": lambda conv, norm, factor: ...,
+        "wrong": {
+            "return both": lambda conv, norm, factor: conv,
+            "did not grow by factor": rewriting(weight=2),
+            "gamma and beta": rewriting(gamma=1),
+            "does not give factor times": rewriting(bias=0),
+            "the mean of what the norm": rewriting(mean=0),
+            "mean of squares": rewriting(variance=1),
+            "variance of what the norm": rewriting(variance=0),
+            "the output is another one": rewriting(mean=2),
         },
     },
     "ex-best-of": {

@@ -297,6 +297,38 @@ def test_the_longer_run_with_more_noise_differs_in_its_length_alone():
     assert PUBLIC(walk["points"][-1]) == pytest.approx(run["best_public_accuracy"], abs=few)
 
 
+def test_the_search_for_flat_ground_and_its_rival_differ_in_their_steps_alone():
+    few = 8 / sum(read_record("fer2013")["counts"]["public"])  # that rounding can turn: one in bfloat16, one in float32
+    flat, plain = read_record("flat_run"), read_record("plain_run")
+    assert flat["config"] == {**plain["config"], "sam": 0.1}
+    assert plain["config"]["sam"] == 0
+    assert len(flat["epochs"]) == len(plain["epochs"]) == flat["config"]["epochs"]
+    longer = read_record("plain_long_run")
+    assert longer["config"] == {**plain["config"], "epochs": 12}, "a sharpness-aware step has two passes"
+    assert len(longer["epochs"]) == 12
+    assert longer["start"] == plain["start"]
+    assert (flat["commit"], flat["start"]) == (plain["commit"], plain["start"])
+    for run, walk in ((flat, read_record("flat_walk")), (plain, read_record("plain_walk"))):
+        assert walk["ends"][0] == run["start"]
+        assert walk["radius"] == flat["config"]["sam"]
+        assert PUBLIC(walk["points"][0]) == pytest.approx(PUBLIC(read_record("mixed_walk")["points"][0]), abs=few)
+        assert PUBLIC(walk["points"][-1]) == pytest.approx(run["best_public_accuracy"], abs=few)
+    assert read_record("flat_walk")["points"][0] == read_record("plain_walk")["points"][0]
+
+
+def test_the_soup_is_of_the_three_ends_that_the_page_names():
+    two, three, walk = (read_record(f"soup_{name}") for name in ("two", "three", "walk"))
+    ends = [read_record(f"{name}_walk")["ends"][1] for name in ("plain", "flat", "mixed_long")]
+    assert two["ends"] == ends[:2]
+    assert three["ends"][1] == ends[2]
+    assert walk["ends"][0] == read_record("flat_run")["start"]
+    assert (two["steps"], three["steps"], walk["steps"]) == (2, 3, 4)
+    for before, after, at in ((two, three, 0), (three, walk, -1)):
+        chosen = next(p for p in before["points"] if p["share"] == before["best_share"])
+        assert after["points"][at] == {**chosen, "share": after["points"][at]["share"]}, "one soup goes into the next"
+    assert two["points"][-1]["public_accuracy"] == read_record("flat_walk")["points"][-1]["public_accuracy"]
+
+
 def within(made, wanted):
     """A record's configuration agrees with today's; it may lack a field that came later."""
     return all(within(v, wanted[k]) if isinstance(v, dict) else wanted[k] == v for k, v in made.items())

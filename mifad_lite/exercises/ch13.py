@@ -1,9 +1,9 @@
-"""Checks of chapter 13: a point on a line, a wall, swapped neurons, a greedy soup, the luck of the best."""
+"""Checks of chapter 13: lines, walls, swapped neurons, soups, flat ground, rewritten norms, the luck of the best."""
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import call, exercise, require
 
@@ -95,6 +95,82 @@ def soup(answer):
             require(key != "ab", "b alone is no reason: compare the soup with it and the soup without it")
         require(key == wanted, f"for the accuracies {table} the soup is {', '.join(wanted)}")
         require("bc" not in asked, "a greedy soup never asks for b and c without a")
+
+
+@exercise("ex-flat-step")
+def flat_step(answer):
+    bend = torch.tensor([1.0, 4.0, 0.25], dtype=torch.float64)  # of the bowl sum(bend w^2) / 2
+    asked = []
+
+    def slope(w):
+        asked.append(w.clone())
+        return bend * w
+
+    for start, radius, rate in (
+        ([3.0, 1.0, -2.0], 0.5, 0.1),
+        ([0.3, -0.2, 4.0], 2.0, 0.05),
+        ([1.0, 1.0, 1.0], 0.0, 0.2),
+    ):
+        w = torch.tensor(start, dtype=torch.float64)
+        kept = w.clone()
+        found = call(answer, w, slope, radius, rate)
+        require(isinstance(found, Tensor) and found.shape == w.shape, "return w after the step, as one tensor")
+        require(torch.equal(w, kept), "w was changed in place: make a new tensor")
+        g = bend * kept
+        up = radius * g / g.norm()
+
+        def close(gradient, kept=kept, found=found, rate=rate):
+            return torch.allclose(found, kept - rate * gradient, rtol=1e-9, atol=1e-12)
+
+        if radius:
+            require(not close(g), "this is a plain step: take the gradient up the slope, not at w")
+            require(not close(bend * (kept - up)), "the gradient is taken down the slope: the rise is up")
+            require(
+                not close(bend * (kept + radius * g)),
+                "the way up is as long as the radius: divide g by its length",
+            )
+            above = kept + up - rate * bend * (kept + up)
+            require(not torch.allclose(found, above, rtol=1e-9), "the step begins at w, and not at the place above it")
+        require(close(bend * (kept + up)), f"the step from {start} with radius {radius:g} ends elsewhere")
+    level = call(answer, torch.zeros(3, dtype=torch.float64), slope, 0.5, 0.1)
+    require(not level.isnan().any(), "on level ground this is not a number: 0/0")
+    require(torch.equal(level, torch.zeros(3, dtype=torch.float64)), "on level ground stay where you are")
+
+
+@exercise("ex-rewrite")
+def rewrite(answer):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 2, 6, 6, generator=draw)
+    for bias in (False, True):
+        for factor in (3.0, 0.5):
+            conv, norm = nn.Conv2d(2, 4, 3, bias=bias), nn.BatchNorm2d(4, eps=1e-9)
+            with torch.no_grad():
+                for t in (*conv.parameters(), *norm.parameters(), norm.running_mean):
+                    t.copy_(torch.randn(t.shape, generator=draw))
+                norm.running_var.copy_(torch.rand(4, generator=draw) + 0.5)
+            conv.eval(), norm.eval()
+            old, mean, var = conv.weight.detach().clone(), norm.running_mean.clone(), norm.running_var.clone()
+            scale, shift = norm.weight.detach().clone(), norm.bias.detach().clone()
+            with torch.no_grad():
+                given, wanted = conv(x), norm(conv(x))
+            found = call(answer, conv, norm, factor)
+            both = isinstance(found, tuple | list) and len(found) == 2 and found[0] is conv and found[1] is norm
+            require(both, "change the convolution and the norm in place, and return both")
+            require(
+                torch.allclose(conv.weight, factor * old, rtol=1e-5), "the convolution's weight did not grow by factor"
+            )
+            kept = torch.equal(norm.weight, scale) and torch.equal(norm.bias, shift)
+            require(kept, "leave gamma and beta alone: only what the norm remembers changes")
+            with torch.no_grad():
+                message = "a convolution with a bias does not give factor times as much: it grows with the weight"
+                require(torch.allclose(conv(x), factor * given, rtol=1e-4, atol=1e-5), message)
+            require(not torch.allclose(norm.running_mean, mean), "the mean of what the norm is given has changed")
+            once = torch.allclose(norm.running_var, factor * var)
+            require(not once, "a variance is a mean of squares: it does not grow by the factor itself")
+            require(not torch.allclose(norm.running_var, var), "the variance of what the norm is given has changed")
+            with torch.no_grad():
+                same = torch.allclose(norm(conv(x)), wanted, rtol=1e-4, atol=1e-4)
+            require(same, f"with factor {factor:g} the output is another one")
 
 
 @exercise("ex-best-of")
