@@ -14,6 +14,7 @@ import pytest
 import mifad_lite.__main__ as cli
 from mifad_lite import PRESETS, load_network, profile, records, report
 from mifad_lite.ablate import TABLES
+from mifad_lite.checkpoint import weights_of
 from mifad_lite.records import RESULTS, read_record
 
 
@@ -314,6 +315,27 @@ def test_the_search_for_flat_ground_and_its_rival_differ_in_their_steps_alone():
         assert PUBLIC(walk["points"][0]) == pytest.approx(PUBLIC(read_record("mixed_walk")["points"][0]), abs=few)
         assert PUBLIC(walk["points"][-1]) == pytest.approx(run["best_public_accuracy"], abs=few)
     assert read_record("flat_walk")["points"][0] == read_record("plain_walk")["points"][0]
+
+
+def test_the_weights_that_pay_the_price_are_those_that_were_counted():
+    net, meta = load_network(RESULTS / "plain_long.safetensors")
+    run, end = read_record("plain_long_run"), read_record("plain_long_end")
+    assert end["ends"] == [run["start"], weights_of(net)]
+    assert (meta["epoch"], meta["public_accuracy"]) == (run["best_epoch"], run["best_public_accuracy"])
+    few = 8 / sum(read_record("fer2013")["counts"]["public"])
+    assert PUBLIC(end["points"][1]) == pytest.approx(run["best_public_accuracy"], abs=few)
+
+
+def test_what_chapter_13_says_of_all_its_runs_and_places():
+    """One run alone stands above its start, from the sixth epoch on; the middle of two has the lowest cross-entropy."""
+    start = read_record("flagship_run")["best_public_accuracy"]
+    runs = {n: read_record(n) for n in report.recorded() if n.endswith("_run") and "start" in read_record(n)}
+    above = {n: [e["epoch"] for e in r["epochs"] if e["public_accuracy"] > start] for n, r in runs.items()}
+    assert len(runs) > 8
+    assert {n: epochs for n, epochs in above.items() if epochs} == {"plain_long_run": [*range(6, 13)]}
+    walks = [r for n in report.recorded() if (r := read_record(n))["kind"] == "interpolate"]
+    lowest = min(p["public_loss"] for walk in walks for p in walk["points"])
+    assert lowest == read_record("soup_two")["points"][1]["public_loss"]
 
 
 def test_the_soup_is_of_the_three_ends_that_the_page_names():
